@@ -1,0 +1,1 @@
+"""Evolvent: event-sourced autonomous research over NATS JetStream."""

@@ -1,0 +1,72 @@
+"""The error tree. Two words decide everything: transient is retried, permanent ends with a fact that says so.
+
+EvolventError
+├── Transient            retried after `delay`, by JetStream and by nothing else
+├── Permanent            terminated; the round ends as `handling.failed`
+│   ├── Conflict         the subject holds another fact
+│   ├── CodeChanged      a recorded effect was asked with another request
+│   ├── GrantExceeded    an effect would spend beyond its grant
+│   └── SchemaError      bytes that are no fact of ours; dead-lettered
+├── StreamFull           the log accepts nothing until its limit is raised
+├── ConsumerLost         a durable consumer was deleted under a running role
+├── Unreachable          a server cannot be reached
+└── Refused              the user asked for something that cannot be done
+"""
+
+
+class EvolventError(Exception):
+    """Whatever Evolvent raises on purpose. The message says what, which id, and what to do next."""
+
+
+class Transient(EvolventError):
+    """A passing fault: the message is delivered again after `delay` seconds."""
+
+    def __init__(self, message: str, *, delay: float = 1.0) -> None:
+        super().__init__(message)
+        self.delay = delay
+
+
+class Permanent(EvolventError):
+    """A fault that another try cannot mend."""
+
+    reason = "permanent"
+
+
+class Conflict(Permanent):
+    """The subject already holds a fact with another id or body."""
+
+    reason = "conflict"
+
+
+class CodeChanged(Permanent):
+    """New code asks a recorded effect something else, so the record cannot stand for its answer."""
+
+    reason = "code_changed"
+
+
+class GrantExceeded(Permanent):
+    """The effect would spend more than the round was granted."""
+
+    reason = "grant_exceeded"
+
+
+class SchemaError(Permanent):
+    """Bytes or a subject that are not a fact of ours."""
+
+    reason = "schema"
+
+
+class StreamFull(EvolventError):
+    """JetStream error 10077: the stream refuses new messages instead of dropping old ones."""
+
+
+class ConsumerLost(EvolventError):
+    """A durable consumer vanished; only the provisioner may bring it back."""
+
+
+class Unreachable(EvolventError):
+    """A server that the command needs does not answer."""
+
+
+class Refused(EvolventError):
+    """A request that is understood and cannot be carried out."""

@@ -1,0 +1,1 @@
+"""The contract: facts, values and subjects. pydantic only; imports nothing of ours."""
