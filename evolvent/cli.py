@@ -1,2 +1,4 @@
 """placeholder until the CLI lands"""
+
+
 def main() -> None: ...

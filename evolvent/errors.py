@@ -4,11 +4,15 @@ EvolventError
 ├── Transient            retried after `delay`, by JetStream and by nothing else
 ├── Permanent            terminated; the round ends as `handling.failed`
 │   ├── Conflict         the subject holds another fact
+│   ├── Diverged         the same decision came out differently
 │   ├── CodeChanged      a recorded effect was asked with another request
 │   ├── GrantExceeded    an effect would spend beyond its grant
 │   └── SchemaError      bytes that are no fact of ours; dead-lettered
+├── Rejected             JetStream answered with an error (raised and classified in `wire` and `log`)
 ├── StreamFull           the log accepts nothing until its limit is raised
 ├── ConsumerLost         a durable consumer was deleted under a running role
+├── Halted               the run was halted; its work stops here
+├── Unrecorded           a replay asked for something that was never recorded
 ├── Unreachable          a server cannot be reached
 └── Refused              the user asked for something that cannot be done
 """
@@ -33,9 +37,15 @@ class Permanent(EvolventError):
 
 
 class Conflict(Permanent):
-    """The subject already holds a fact with another id or body."""
+    """The subject already holds a fact that something else caused."""
 
     reason = "conflict"
+
+
+class Diverged(Permanent):
+    """The subject holds this very decision with another body: the handler is not a function of the log."""
+
+    reason = "diverged"
 
 
 class CodeChanged(Permanent):
@@ -60,8 +70,24 @@ class StreamFull(EvolventError):
     """JetStream error 10077: the stream refuses new messages instead of dropping old ones."""
 
 
+class Rejected(EvolventError):
+    """JetStream answered with an error."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"JetStream error {code}: {description}")
+        self.code = code
+
+
 class ConsumerLost(EvolventError):
     """A durable consumer vanished; only the provisioner may bring it back."""
+
+
+class Halted(EvolventError):
+    """The run was halted: nothing more is spent on it."""
+
+
+class Unrecorded(EvolventError):
+    """A replay asked for an effect or an observation that the log does not hold."""
 
 
 class Unreachable(EvolventError):

@@ -50,7 +50,7 @@ FailureReason = Literal[
 """
 Blame = Literal["candidate", "evaluator", "infrastructure"]
 SandboxTier = Literal["T0", "T1", "T2", "T3"]
-"""What contained the candidate: T0 a hardened Job, T1 bubblewrap and cgroups, T2 landlock and seccomp, T3 no boundary."""
+"""What contained the candidate: T0 a hardened Job, T1 bubblewrap and cgroups, T2 landlock and seccomp, T3 nothing."""
 
 
 class Value(BaseModel):

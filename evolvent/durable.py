@@ -1,0 +1,170 @@
+"""Deliver a durable consumer's messages to a handler, with heartbeats, and say how each was dealt with."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from evolvent.clock import monotonic
+from evolvent.errors import ConsumerLost, Rejected
+from evolvent.wire import NANOSECONDS, Delivery, Wire, pull_request, status_of
+
+CONSUMER_NOT_FOUND = 10014
+
+_background: set[asyncio.Future[None]] = set()
+
+
+@dataclass
+class Durable:
+    """Deliver a durable consumer's messages to `handle`, at most `concurrency` at once.
+
+    One outstanding pull, never larger than the free slots, so that no delivered message waits in a client queue while
+    its ack_wait runs. `handle` acknowledges. A deleted consumer ends `run` with `ConsumerLost`.
+    """
+
+    wire: Wire
+    stream: str
+    consumer: str
+    handle: Callable[[Msg, Delivery], Awaitable[None]]
+    concurrency: int = 8
+    ack_wait: float = 10.0
+    heartbeat: float = 2.0
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _working: dict[str, float] = field(default_factory=dict)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _requested: int = 0
+    _heard: float = 0.0
+    _inbox: str = ""
+    lost: str = ""
+
+    def stop(self) -> None:
+        """Take no new message; those in work go on."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until stopped, then wait for what is in work.
+
+        Raises:
+            ConsumerLost: the consumer was deleted.
+        """
+        self._inbox = self.wire.client.new_inbox()
+        subscription = await self.wire.client.subscribe(
+            self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        beating = asyncio.create_task(self._beat())
+        try:
+            with self.wire.on_reconnect(self._again):
+                await self._pull()
+                await self._watch()
+                await self._drain()
+        finally:
+            beating.cancel()
+            for task in self._tasks:
+                task.cancel()
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        if self.lost:
+            raise ConsumerLost(
+                f"consumer {self.consumer} of stream {self.stream} is gone ({self.lost}); "
+                f"provision it again with `evolvent doctor --repair`"
+            )
+
+    async def _watch(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.heartbeat):
+                    await self._stopping.wait()
+            if monotonic() - self._heard > 2.5 * self.heartbeat:
+                self._again()
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(self.ack_wait, 5.0))
+
+    def _again(self) -> None:
+        """Forget the outstanding pull: it died with a connection or a server."""
+        self._requested = 0
+        self._spawn(self._pull())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
+    async def _pull(self) -> None:
+        free = self.concurrency - len(self._tasks)
+        if self._stopping.is_set() or self._requested > 0 or free < max(1, self.concurrency // 2):
+            return
+        self._requested = free
+        self._heard = monotonic()
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}"
+        with contextlib.suppress(nats.errors.Error):  # a lost connection is mended by _again
+            await self.wire.client.publish(subject, pull_request(free, heartbeat=self.heartbeat), reply=self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard = monotonic()
+        status = status_of(message)
+        if status is None:
+            self._requested -= 1
+            task = asyncio.create_task(self._work(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif status[0] == "100":
+            return
+        else:
+            self._requested = 0
+            if "Consumer Deleted" in status[1] or "Consumer is push" in status[1]:
+                self.lost = status[1]
+                self.stop()
+            elif status[0] == "503":
+                await self._missing()
+        await self._pull()
+
+    async def _missing(self) -> None:
+        """Tell a consumer that is gone from a server that is still starting."""
+        try:
+            await self.wire.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
+        except Rejected as error:
+            if error.code == CONSUMER_NOT_FOUND:
+                self.lost = str(error)
+                self.stop()
+        except TimeoutError:
+            return
+
+    async def _work(self, message: Msg) -> None:
+        self._working[message.reply] = monotonic()
+        try:
+            await self.handle(message, Delivery.of(message.reply))
+        finally:
+            self._working.pop(message.reply, None)
+            self._tasks.discard(asyncio.current_task())
+            await self._pull()
+
+    async def _beat(self) -> None:
+        """Tell the server that work in progress is in progress, a third of its patience before that ends."""
+        while True:
+            await asyncio.sleep(self.ack_wait / 4)
+            old = monotonic() - self.ack_wait / 4
+            for reply in [reply for reply, since in self._working.items() if since <= old]:
+                with contextlib.suppress(nats.errors.Error):
+                    await self.wire.client.publish(reply, b"+WPI")
+
+
+async def acknowledge(wire: Wire, message: Msg) -> None:
+    await wire.client.publish(message.reply, b"+ACK")
+
+
+async def retry_later(wire: Wire, message: Msg, delay: float) -> None:
+    """Negative acknowledgement; without a delay JetStream would redeliver at once, whatever the consumer's backoff."""
+    body = json.dumps({"delay": int(delay * NANOSECONDS)}).encode()
+    await wire.client.publish(message.reply, b"-NAK " + body)
+
+
+async def terminate(wire: Wire, message: Msg, reason: str) -> None:
+    """Never deliver it again, and say why in the server's advisory."""
+    await wire.client.publish(message.reply, b"+TERM " + reason.encode()[:200])

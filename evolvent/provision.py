@@ -1,0 +1,121 @@
+"""Make the streams and the durable consumers, and notice when they are not what they should be."""
+
+from typing import Any
+
+from evolvent import artifacts, log
+from evolvent.durable import CONSUMER_NOT_FOUND
+from evolvent.errors import Rejected
+from evolvent.settings import Settings
+from evolvent.wire import NANOSECONDS, Code, Wire
+from evolvent_schemas import filter_for, subjects
+from evolvent_schemas.catalog import woken
+
+ROLES = ("conductor", "researcher", "engineer", "analyzer", "cognition")
+STREAM_NOT_FOUND = 10059
+LARGEST_FACT = 512 * 1024
+"""Bytes; what is larger travels as an artifact."""
+
+
+def streams(settings: Settings) -> list[dict[str, Any]]:
+    """Describe the streams: the log itself, artifacts, dead letters. All refuse rather than forget."""
+    shared = {
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "num_replicas": settings.replicas,
+        "deny_delete": True,
+        "allow_direct": True,
+        "duplicate_window": 120 * NANOSECONDS,
+        "max_age": 0,
+    }
+    return [
+        {
+            **shared,
+            "name": log.STREAM,
+            "subjects": [subjects.ALL_FACTS],
+            "max_bytes": settings.log_max_bytes,
+            "max_msg_size": LARGEST_FACT,
+        },
+        {**shared, "name": artifacts.STREAM, "subjects": [subjects.ALL_BLOBS], "max_bytes": -1, "max_msg_size": -1},
+        {**shared, "name": log.DEAD_STREAM, "subjects": [subjects.ALL_DEAD], "max_bytes": -1, "max_msg_size": -1},
+    ]
+
+
+def consumer(role: str, settings: Settings) -> dict[str, Any]:
+    """Describe the durable consumer of a role. Deliveries are counted by the service, so the server sets no limit."""
+    return {
+        "durable_name": role,
+        "name": role,
+        "ack_policy": "explicit",
+        "ack_wait": int(settings.ack_wait * NANOSECONDS),
+        "max_deliver": -1,
+        "max_ack_pending": 1024,
+        "deliver_policy": "all",
+        "filter_subjects": sorted(filter_for(cls) for cls in woken(role)),
+        "num_replicas": settings.replicas,
+    }
+
+
+async def provision(wire: Wire, settings: Settings) -> list[str]:
+    """Bring every stream and consumer to its description and say what was changed.
+
+    Only limits and waiting times are ever altered; stored messages are not.
+    """
+    changes = []
+    for stream in streams(settings):
+        changes += await _bring(wire, "STREAM", stream["name"], stream, STREAM_NOT_FOUND)
+    for role in ROLES:
+        changes += await _bring_consumer(wire, role, consumer(role, settings))
+    return changes
+
+
+async def drift(wire: Wire, settings: Settings) -> list[str]:
+    """Say what provisioning would change."""
+    found = []
+    for stream in streams(settings):
+        found += await _drift(wire, f"STREAM.INFO.{stream['name']}", f"stream {stream['name']}", stream)
+    for role in ROLES:
+        wanted = consumer(role, settings)
+        found += await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{role}", f"consumer {role}", wanted)
+    return found
+
+
+async def _drift(wire: Wire, subject: str, name: str, wanted: dict[str, Any]) -> list[str]:
+    try:
+        config = (await wire.api(subject))["config"]
+    except Rejected as error:
+        if error.code in {STREAM_NOT_FOUND, CONSUMER_NOT_FOUND}:
+            return [f"{name} is missing"]
+        raise
+    return [f"{name}: {key} is {_plain(config, key)!r}, not {value!r}" for key, value in wanted.items()
+            if _plain(config, key) != value]  # fmt: skip
+
+
+def _plain(config: dict[str, Any], key: str) -> Any:
+    """Read a setting as it was asked for: the server leaves defaults out and keeps a single filter apart."""
+    if key == "filter_subjects":
+        return sorted(config.get(key) or [config.get("filter_subject", "")])
+    return config.get(key, {"max_age": 0, "num_replicas": 1, "max_bytes": -1, "max_msg_size": -1}.get(key))
+
+
+async def _bring(wire: Wire, noun: str, name: str, wanted: dict[str, Any], missing: int) -> list[str]:
+    try:
+        current = (await wire.api(f"{noun}.INFO.{name}"))["config"]
+    except Rejected as error:
+        if error.code not in {missing, Code.NO_RESPONDERS}:
+            raise
+        await wire.api(f"{noun}.CREATE.{name}", wanted)
+        return [f"{noun.lower()} {name} created"]
+    if all(_plain(current, key) == value for key, value in wanted.items()):
+        return []
+    await wire.api(f"{noun}.UPDATE.{name}", {**current, **wanted})
+    return [f"{noun.lower()} {name} updated"]
+
+
+async def _bring_consumer(wire: Wire, role: str, wanted: dict[str, Any]) -> list[str]:
+    found = await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{role}", f"consumer {role}", wanted)
+    if found:
+        await wire.api(
+            f"CONSUMER.DURABLE.CREATE.{log.STREAM}.{role}", {"stream_name": log.STREAM, "config": wanted, "action": ""}
+        )
+    return found

@@ -1,0 +1,17 @@
+"""Small facts to append in tests."""
+
+from typing import Any
+
+from evolvent_schemas import ContextSampled, RoundClosed, RoundExpired
+
+
+def sampled(round: str = "0", pool: int = 0, run: str = "r1") -> ContextSampled:  # noqa: A002
+    return ContextSampled(run=run, round=round, parents=(), sampler="random", seed=1, pool=pool)
+
+
+def expired(round: str = "0", open_seconds: float = 1.0) -> RoundExpired:  # noqa: A002
+    return RoundExpired(run="r1", round=round, open_seconds=open_seconds)
+
+
+def closed(round: str = "0", outcome: Any = "completed") -> RoundClosed:  # noqa: A002
+    return RoundClosed(run="r1", round=round, outcome=outcome)
