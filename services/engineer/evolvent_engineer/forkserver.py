@@ -1,0 +1,179 @@
+"""The fork server: one process that has imported a task's modules and forks evaluators and candidates.
+
+It is single-threaded, only ever imports, and runs nobody's code: a parallel operation of torch in it would leave
+every forked child hanging in OpenMP. It ends, with all its children, when its control socket closes.
+
+Requests come as frames, `{"spawn": Spec}` followed by one byte that carries the child's two descriptors, or
+`{"kill": id}`. It answers `{"ready": …}` once, `{"started": id, "pid": …}` and `{"exited": id, …}`.
+"""
+
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evolvent_engineer import candidate, confinement, evaluator, wire
+from evolvent_engineer.confinement import Settings, Spec
+
+_CHANNEL = 3
+_ROLES = {"evaluator": evaluator.run, "candidate": candidate.serve}
+
+
+class Server:
+    """Forks children on request and reports their ends."""
+
+    def __init__(self, control: socket.socket, settings: Settings) -> None:
+        self._control = control
+        self._settings = settings
+        self._children: dict[int, str] = {}
+        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def run(self) -> None:
+        """Serve until the engineer closes the control socket, then end every child."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        try:
+            while True:
+                ready = {descriptor for descriptor, _ in poll.poll()}
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                    self._reap()
+                if self._control.fileno() in ready:
+                    self._serve(wire.receive(self._control, limit=0))
+        except (EOFError, ConnectionError):
+            self._end()
+
+    def _serve(self, request: Any) -> None:
+        match request:
+            case {"spawn": spec}:
+                _, descriptors, _, _ = socket.recv_fds(self._control, 1, 2)
+                self._spawn(Spec(**spec), descriptors)
+            case {"kill": str(name)}:
+                for pid in [pid for pid, child in self._children.items() if child == name]:
+                    self._kill(pid)
+
+    def _spawn(self, spec: Spec, descriptors: Sequence[int]) -> None:
+        pid = confinement.fork(self._settings)
+        if pid == 0:
+            _become(spec, self._settings, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._children[pid] = spec.id
+        wire.send(self._control, {"started": spec.id, "pid": pid})
+
+    def _kill(self, pid: int) -> None:
+        """Kill a child and its group. The pid cannot be another's: only this process reaps it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+    def _reap(self) -> None:
+        while self._children or confinement.orphans(set()):
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if name := self._children.pop(pid, None):
+                self._gone(pid)
+                cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+                wire.send(self._control, {"exited": name, "status": status, "cpu": cpu, "peak": peak})
+
+    def _gone(self, pid: int) -> None:
+        """End what a child left behind: its process group, and daemons that have become ours as subreaper."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        for orphan in confinement.orphans(set(self._children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(orphan, signal.SIGKILL)
+
+    def _end(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for pid in self._children:
+            self._kill(pid)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.wait()
+                if self._children.pop(pid, None):
+                    self._gone(pid)
+
+
+def _become(spec: Spec, settings: Settings, descriptors: Sequence[int]) -> None:
+    """Turn this fork into the child that was asked for. Never returns."""
+    code = 1
+    try:
+        _settle(descriptors)
+        channel = socket.socket(fileno=_CHANNEL)
+        confinement.enter(spec, settings)
+        _ROLES[spec.role](channel)
+        code = 0
+    except (EOFError, ConnectionError):
+        code = 0
+    except BaseException:  # noqa: BLE001  nothing may unwind into the server's own frames
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _settle(descriptors: Sequence[int]) -> None:
+    """Take the signals and descriptors of a fresh process: null, output, output, channel, and no other."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    channel, output = (os.dup(descriptor) for descriptor in descriptors)
+    null = os.open(os.devnull, os.O_RDONLY)
+    spare = [os.dup2(source, 64 + n) for n, source in enumerate((null, output, output, channel))]
+    for target, source in enumerate(spare):
+        os.dup2(source, target)
+    os.closerange(_CHANNEL + 1, os.sysconf("SC_OPEN_MAX"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # what was printed must survive a kill
+
+
+def _preload(modules: Sequence[str]) -> str | None:
+    """Import the task's modules and say what kept one from it."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001  importing may raise anything; the engineer names it
+            return f"cannot preload {module}: {type(error).__name__}: {error}"
+    threads = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 1
+    return f"preloading {', '.join(modules)} started {threads - 1} threads" if threads > 1 else None
+
+
+def main() -> None:
+    """Run as `python -m evolvent_engineer.forkserver SETTINGS`, with the control socket as descriptor 0."""
+    control = socket.socket(fileno=os.dup(0))
+    settings = Settings(**json.loads(sys.argv[1]))
+    fault = _preload(settings.preload)
+    try:
+        confinement.prepare(settings)
+    except OSError as error:
+        fault = fault or f"cannot prepare tier {settings.tier}: {error}"
+    gc.collect()
+    gc.freeze()  # collections in a child would copy every page they touch
+    wire.send(control, {"ready": fault is None, "fault": fault, "settings": asdict(settings)})
+    if fault is None:
+        Server(control, settings).run()
+
+
+if __name__ == "__main__":
+    main()
