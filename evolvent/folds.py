@@ -114,14 +114,19 @@ class History(Generic[S]):
 
     async def at(self, sequence: int) -> S:
         """Give the state that holds exactly the facts up to and including this position; waits for the tail."""
-        if self._tail is None:
-            self._tail = asyncio.create_task(self._follow())
+        tail = self.begin()
         while not self._positions or self._positions[-1] < sequence:
-            if self._tail.done():
-                self._tail.result()
+            if tail.done():
+                tail.result()
             await self._next()
         index = bisect.bisect_right(self._positions, sequence) - 1
         return self._versions[index] if index >= 0 else await self._rebuild(sequence)
+
+    def begin(self) -> asyncio.Task[None]:
+        """Start to follow the log, unless that has been done."""
+        if self._tail is None:
+            self._tail = asyncio.create_task(self._follow())
+        return self._tail
 
     async def _next(self) -> None:
         async with self._moved:
@@ -131,6 +136,9 @@ class History(Generic[S]):
 
     async def _follow(self) -> None:
         start, state, self._folded = await self.snapshots.load(self.log, self.fold, self.run)
+        if start:
+            self._positions.append(start)
+            self._versions.append(state)
         async for record in self.log.follow(self.fold.filters(self.run), start=start + 1):
             state = self.fold.advance(state, record)
             self._folded += 1

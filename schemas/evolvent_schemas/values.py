@@ -150,7 +150,6 @@ class Budget(Value):
 
     rounds: int = Field(default=60, ge=1)
     hours: float | None = Field(default=None, gt=0)
-    gpu_hours: float | None = Field(default=None, gt=0)
     tokens: int | None = Field(default=None, gt=0)
     usd: float | None = Field(default=None, gt=0)
 

@@ -13,13 +13,14 @@ RunEnd = Literal["completed", "budget", "halted", "failed"]
 
 
 class _RunFact(Fact):
-    kind: ClassVar = Kind.DECISION
+    kind: ClassVar = Kind.CLAIM
     publisher: ClassVar = "conductor"
 
 
 class RunStarted(_RunFact):
     """A run began; everything that decides how it goes is in its settings."""
 
+    kind: ClassVar = Kind.DECISION
     wakes: ClassVar = ("cognition",)
 
     type: Literal["run.started"] = "run.started"
@@ -66,8 +67,6 @@ class RunHalted(_RunFact):
 
 class RunFinished(_RunFact):
     """The last round closed and no other will open."""
-
-    kind: ClassVar = Kind.CLAIM
 
     type: Literal["run.finished"] = "run.finished"
     state: RunEnd

@@ -1,0 +1,82 @@
+"""Start runs and speak to them: every write is one directive that any other client could publish."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evolvent import task
+from evolvent.clock import new_id, new_seed
+from evolvent.errors import Refused
+from evolvent.platform import Platform
+from evolvent_schemas import DirectiveIssued, Request, RunStarted, Start, subjects
+from evolvent_schemas.values import Budget, Program, RunSettings
+
+USER = "local"
+"""Who the command line speaks as."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A task and how it is to be searched."""
+
+    task: task.Task
+    seed: int | None = None
+    budget: dict[str, Any] | None = None
+    """Keys of `[budget]` in task.toml to set otherwise."""
+    options: dict[str, Any] | None = None
+    """Fields of `RunSettings` to set otherwise."""
+
+    def settings(self, bundle: str) -> RunSettings:
+        """Combine the task's own settings with what was asked for.
+
+        Raises:
+            Refused: a value is out of range; the message names the option.
+        """
+        spec = self.task.spec
+        try:
+            budget = Budget.model_validate(spec.budget.model_dump() | (self.budget or {}))
+            wanted = {"width": spec.width, **(self.options or {})}
+            seed = new_seed() if self.seed is None else self.seed
+            return RunSettings(task=spec, bundle=bundle, seed=seed, budget=budget, **wanted)
+        except ValidationError as error:
+            reasons = (f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+            raise Refused("; ".join(reasons)) from error
+
+
+async def start(platform: Platform, plan: Plan, run: str | None = None) -> str:
+    """Ask for a new run and return its id.
+
+    Raises:
+        Refused: a run with this id has started, or an option is out of range.
+    """
+    name = run or new_id()
+    if await platform.log("user").read(subjects.fact(name, "run.started")) is not None:
+        raise Refused(f"run {name} has already started; `evolvent run {name}` goes on with it")
+    plan.settings("0" * 64)  # what is out of range stops before anything is stored
+    bundle = await platform.artifacts.put(task.pack(plan.task.folder))
+    baseline = Program.of(plan.task.baseline)
+    await platform.artifacts.put_program(baseline, plan.task.baseline)
+    await issue(platform, name, Start(settings=plan.settings(bundle), baseline=baseline), directive="start")
+    return name
+
+
+async def issue(platform: Platform, run: str, request: Request, directive: str | None = None) -> DirectiveIssued:
+    """Publish a directive; the conductor's answer stands on the log once it has handled it."""
+    issued = DirectiveIssued(run=run, user=USER, directive=directive or new_id(10), request=request)
+    await platform.log("user").append(issued)
+    return issued
+
+
+async def settings_of(platform: Platform, run: str) -> RunSettings:
+    """Read how a run was started.
+
+    Raises:
+        Refused: there is no such run.
+    """
+    record = await platform.log("user").read(subjects.fact(run, "run.started"))
+    if record is None:
+        raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}; `evolvent runs` lists them")
+    assert isinstance(record.fact, RunStarted)
+    return record.fact.settings

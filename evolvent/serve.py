@@ -1,0 +1,97 @@
+"""Host roles in this process: connect, run, drain on SIGTERM."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import entry_points
+from typing import Any
+
+from evolvent import telemetry
+from evolvent.errors import EvolventError, Refused
+from evolvent.platform import Platform, open_platform
+from evolvent.service import Runner, Service
+from evolvent.settings import Settings
+
+Factory = Callable[[Platform], AbstractAsyncContextManager[Service[Any]]]
+
+
+def factory(role: str) -> Factory:
+    """Find a role by its entry point.
+
+    Raises:
+        Refused: nothing installed has the name.
+    """
+    found = {entry.name: entry for entry in entry_points(group="evolvent.services")}
+    if role not in found:
+        raise Refused(f"there is no role {role!r}; there are {', '.join(sorted(found))}")
+    loaded: Factory = found[role].load()
+    return loaded
+
+
+async def serve(settings: Settings, role: str, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
+    """Run one replica of a role until `stop` is set, then finish what is in work.
+
+    Raises:
+        Unreachable: the server does not answer.
+        ConsumerLost: the role's consumer was deleted.
+    """
+    async with open_platform(settings, role) as platform, factory(role)(platform) as service:
+        runner = Runner(platform, service)
+        running = asyncio.create_task(runner.run())
+        stopping = asyncio.create_task(stop.wait())
+        if ready is not None:
+            ready()
+        try:
+            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            runner.stop()
+            await running
+        finally:
+            stopping.cancel()
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+@contextlib.asynccontextmanager
+async def hosted(settings: Settings, roles: Sequence[str]) -> AsyncIterator[asyncio.Task[None]]:
+    """Host one replica of each role for as long as the block lasts; the task ends only when one of them fails."""
+    stop = asyncio.Event()
+    work = [asyncio.create_task(serve(settings, role, stop), name=role) for role in roles]
+    failing = asyncio.create_task(_first_failure(work))
+    try:
+        yield failing
+    finally:
+        stop.set()
+        failing.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+
+
+async def _first_failure(work: Sequence[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
+    for task in done:
+        task.result()
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGTERM and SIGINT end the work in hand instead of cutting it off."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def _main(role: str) -> None:
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    await serve(Settings(), role, stop)
+
+
+def main(role: str) -> None:
+    """Run one replica of a role as this process; settings come from the environment."""
+    telemetry.to_stderr()
+    try:
+        asyncio.run(_main(role))
+    except EvolventError as error:
+        sys.exit(f"{role}: {error}")

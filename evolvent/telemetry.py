@@ -1,0 +1,35 @@
+"""Structured service logs: JSON lines with the run, round and candidate they are about."""
+
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+
+def _configure(stream: TextIO) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(default=_plain),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+def to_stderr() -> None:
+    _configure(sys.stderr)
+
+
+def to_file(path: Path) -> None:
+    """Append the logs of this process to a file and leave the terminal to the command."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _configure(path.open("a", buffering=1))

@@ -1,0 +1,160 @@
+"""What the analyzer does when an experiment ends: fitness, comparison, lesson, and the claim of a new best."""
+
+import difflib
+import statistics
+from collections.abc import Mapping, Sequence
+
+from evolvent.journal import Effects
+from evolvent.log import Record
+from evolvent.population import Member
+from evolvent.service import Handler
+from evolvent_analyzer.ledger import Ledger, Outcome
+from evolvent_schemas import CandidateAnalyzed, DiscoveryClaimed, ExperimentCompleted, ExperimentFailed, Fact
+from evolvent_schemas.values import Comparison, Files, Lesson, Objective, RunSettings
+
+
+async def on_experiment_ended(
+    cause: Record[ExperimentCompleted | ExperimentFailed], ledger: Ledger, effects: Effects
+) -> Sequence[Fact]:
+    """Analyze a stage once its outcome is settled: when a seed fails, or when the last seed is measured."""
+    fact = cause.fact
+    outcomes = ledger.outcomes.get(f"{fact.candidate}.{fact.stage}", {})
+    settings = ledger.settings
+    if settings is None or not _settles(fact, outcomes, settings.task.stage(fact.stage).seeds):
+        return []
+    if isinstance(fact, ExperimentFailed):
+        return [_failed(fact, outcomes, ledger)]
+    return await _measured(fact, outcomes, settings, ledger, effects)
+
+
+def _settles(fact: ExperimentCompleted | ExperimentFailed, outcomes: Mapping[int, Outcome], seeds: int) -> bool:
+    """Tell whether this very fact decides the stage, so that exactly one cause does in log order."""
+    failures = [outcome for outcome in outcomes.values() if outcome.failure is not None]
+    if isinstance(fact, ExperimentFailed):
+        return fact.blame != "infrastructure" and len(failures) == 1
+    return len(outcomes) == seeds and not failures
+
+
+def _failed(fact: ExperimentFailed, outcomes: Mapping[int, Outcome], ledger: Ledger) -> CandidateAnalyzed:
+    member = ledger.members[fact.candidate]
+    lesson = Lesson(
+        change=member.motivation,
+        effect=f"It was not measured: {fact.reason}: {fact.message[:500]}",
+        avoid=f"What leads to {fact.reason.replace('_', ' ')} here" if fact.blame == "candidate" else "",
+    )
+    return CandidateAnalyzed(
+        run=fact.run,
+        candidate=fact.candidate,
+        stage=fact.stage,
+        outcome="failed",
+        failure=fact.reason,
+        message=fact.message,
+        lessons=(lesson,),
+        wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
+    )
+
+
+async def _measured(
+    fact: ExperimentCompleted,
+    outcomes: Mapping[int, Outcome],
+    settings: RunSettings,
+    ledger: Ledger,
+    effects: Effects,
+) -> list[Fact]:
+    scores = [outcome.score for outcome in outcomes.values() if outcome.score is not None]
+    score = statistics.fmean(scores)
+    fitness = settings.task.objective.fitness(score)
+    comparisons = await _comparisons(fact.candidate, score, ledger, effects)
+    prediction = ledger.predictions.get(fact.candidate)
+    analyzed = CandidateAnalyzed(
+        run=fact.run,
+        candidate=fact.candidate,
+        stage=fact.stage,
+        outcome="measured",
+        score=score,
+        fitness=fitness,
+        seeds=len(scores),
+        spread=statistics.stdev(scores) if len(scores) > 1 else None,
+        comparisons=comparisons,
+        lessons=_lessons(ledger.members[fact.candidate], score, comparisons, settings.task.objective),
+        prediction_error=score - prediction.expected if prediction else None,
+        prediction_held=prediction.low <= score <= prediction.high if prediction else None,
+        wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
+    )
+    return [analyzed, *_claim(analyzed, fitness, ledger)]
+
+
+def _claim(analyzed: CandidateAnalyzed, fitness: float, ledger: Ledger) -> list[DiscoveryClaimed]:
+    """Claim a new best; the baseline is what there was to beat."""
+    best = ledger.best
+    if best is None or best.fitness is None or best.score is None or fitness <= best.fitness:
+        return []
+    assert analyzed.score is not None
+    return [
+        DiscoveryClaimed(
+            run=analyzed.run,
+            candidate=analyzed.candidate,
+            stage=analyzed.stage,
+            score=analyzed.score,
+            previous=best.score,
+        )
+    ]
+
+
+async def _comparisons(candidate: str, score: float, ledger: Ledger, effects: Effects) -> tuple[Comparison, ...]:
+    """Compare with each measured parent, then with the baseline."""
+    own = await effects.artifacts.files(ledger.members[candidate].program)
+    found = []
+    for relative in ledger.relatives(candidate):
+        assert relative.score is not None
+        added, removed = changed_lines(await effects.artifacts.files(relative.program), own)
+        found.append(
+            Comparison(
+                candidate=relative.candidate,
+                difference=score - relative.score,
+                lines_added=added,
+                lines_removed=removed,
+            )
+        )
+    return tuple(found)
+
+
+def changed_lines(old: Files, new: Files) -> tuple[int, int]:
+    """Count the lines that were added and removed between two programs, over all their files."""
+    added = removed = 0
+    for path in old.keys() | new.keys():
+        before, after = old.get(path, "").splitlines(), new.get(path, "").splitlines()
+        for tag, low, high, start, end in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+            if tag != "equal":
+                removed, added = removed + high - low, added + end - start
+    return added, removed
+
+
+def _lessons(
+    member: Member, score: float, comparisons: Sequence[Comparison], objective: Objective
+) -> tuple[Lesson, ...]:
+    """State what the change did to the metric, against the first relative; the baseline itself teaches nothing."""
+    if not comparisons:
+        return ()
+    first = comparisons[0]
+    gain = objective.fitness(first.difference)
+    verdict = "improved" if gain > 0 else "worsened" if gain < 0 else "did not move"
+    effect = (
+        f"{objective.metric} {verdict}: {score:.6g} against {score - first.difference:.6g} of {first.candidate} "
+        f"({first.difference:+.3g}), with {first.lines_added} lines added and {first.lines_removed} removed"
+    )
+    return (
+        Lesson(
+            change=member.motivation,
+            effect=effect,
+            attempt=f"Build on {member.candidate}" if gain > 0 else "",
+            avoid=f"This change to {first.candidate}" if gain < 0 else "",
+            prediction=f"Measured again, {member.candidate} scores {score:.6g}",
+        ),
+    )
+
+
+HANDLERS: dict[type[Fact], Handler] = {
+    ExperimentCompleted: on_experiment_ended,
+    ExperimentFailed: on_experiment_ended,
+}

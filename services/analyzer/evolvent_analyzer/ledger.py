@@ -1,0 +1,62 @@
+"""The analyzer's state: the population, and the outcomes of experiments that are not analyzed yet."""
+
+from pydantic import Field
+
+from evolvent import population
+from evolvent.folds import Fold, Map, empty
+from evolvent.log import Record
+from evolvent.population import Population
+from evolvent_schemas import CandidateProposed, ExperimentCompleted, ExperimentFailed, Fact
+from evolvent_schemas.values import FailureReason, Prediction, Value
+
+
+class Outcome(Value):
+    """What one seed gave."""
+
+    score: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    failure: FailureReason | None = None
+    message: str = ""
+    wall_seconds: float
+
+
+class Ledger(Population):
+    """The population, with the outcomes of each open stage and the predictions made."""
+
+    outcomes: Map[str, dict[int, Outcome]] = Field(default_factory=empty)
+    """By `<candidate>.<stage>`, then by seed."""
+    predictions: Map[str, Prediction] = Field(default_factory=empty)
+
+
+def step(ledger: Ledger, record: Record[Fact]) -> Ledger:
+    """Fold one fact. Pure and total."""
+    match record.fact:
+        case ExperimentCompleted() as fact:
+            outcome = Outcome(score=fact.score, metrics=fact.metrics, wall_seconds=fact.wall_seconds)
+            return _noted(ledger, fact, outcome)
+        case ExperimentFailed(blame="infrastructure"):
+            return ledger
+        case ExperimentFailed() as fact:
+            return _noted(
+                ledger, fact, Outcome(failure=fact.reason, message=fact.message, wall_seconds=fact.wall_seconds)
+            )
+        case CandidateProposed(candidate=candidate, prediction=prediction) if prediction is not None:
+            ledger = ledger.evolve(predictions=ledger.predictions.insert(candidate, prediction))
+    after = population.step(ledger, record.fact)
+    assert isinstance(after, Ledger)
+    return after
+
+
+def _noted(ledger: Ledger, fact: ExperimentCompleted | ExperimentFailed, outcome: Outcome) -> Ledger:
+    key = f"{fact.candidate}.{fact.stage}"
+    noted = {fact.seed: outcome, **ledger.outcomes.get(key, {})}  # the first outcome of a seed stands
+    return ledger.evolve(outcomes=ledger.outcomes.insert(key, noted))
+
+
+FOLD = Fold(
+    name="ledger",
+    version=1,
+    state=Ledger,
+    facts=(*population.FOLDED, ExperimentCompleted, ExperimentFailed),
+    step=step,
+)

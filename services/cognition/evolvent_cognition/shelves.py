@@ -1,0 +1,84 @@
+"""The libraries of this process, one per run, filled from the log as far as a decision may see."""
+
+import asyncio
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from evolvent.artifacts import Artifacts
+from evolvent.errors import Refused
+from evolvent_cognition.documents import Document
+from evolvent_cognition.library import Library
+from evolvent_cognition.memory import Memory
+from evolvent_schemas.values import KnowledgeItem
+
+REPLICAS = 64
+"""Processes of one home that can have an index of their own."""
+
+
+@dataclass
+class Shelves:
+    """Opens, fills and closes libraries; whatever they hold can be made again from the log."""
+
+    location: str
+    """`memory`, a Qdrant URL, or a folder that is this process's own."""
+    _libraries: dict[str, Library] = field(default_factory=dict)
+    _filled: dict[str, int] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def filled(self, run: str, memory: Memory, artifacts: Artifacts) -> Library:
+        """Give a run's library with at least the documents that this state knows."""
+        async with self._lock:
+            if run not in self._libraries:
+                where = self.location if "://" in self.location else str(Path(self.location) / run)
+                self._libraries[run] = await Library.open(where, run=run)
+                self._filled[run] = await self._libraries[run].count()
+            library = self._libraries[run]
+            if self._filled[run] < memory.documents:
+                await library.add(await _documents(memory, self._filled[run], artifacts))
+                self._filled[run] = memory.documents
+            return library
+
+    async def close(self) -> None:
+        for library in self._libraries.values():
+            await library.close()
+        self._libraries.clear()
+
+
+async def _documents(memory: Memory, start: int, artifacts: Artifacts) -> list[Document]:
+    """Make the documents from ordinal `start` on, in order."""
+    found = []
+    for batch in memory.batches:
+        if batch.first + batch.count > start:
+            items = orjson.loads(await artifacts.get(batch.items))
+            found += [
+                Document.of_item(KnowledgeItem.model_validate(item), batch.first + place)
+                for place, item in enumerate(items)
+                if batch.first + place >= start
+            ]
+    for ordinal in range(start, memory.documents):
+        if (taught := memory.lessons.get(ordinal)) is not None:
+            name = f"{taught.candidate}-{taught.number}"
+            found.append(Document.of_lesson(taught.lesson, id=name, ordinal=ordinal))
+    return sorted(found, key=lambda document: document.ordinal)
+
+
+def own_folder(root: Path) -> tuple[Path, int]:
+    """Take a folder for this process, the same as last time where it is free; the descriptor holds it.
+
+    Raises:
+        Refused: there are too many processes, or the folder cannot be made.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for number in range(REPLICAS):
+        descriptor = os.open(root / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        return root / str(number), descriptor
+    raise Refused(f"{root} already has the indexes of {REPLICAS} running replicas")
