@@ -1,0 +1,23 @@
+"""What the analyzer asks a model."""
+
+from evolvent_analyzer.prompts.lesson import (
+    NAMES,
+    Judgement,
+    LessonReport,
+    Measured,
+    Relative,
+    judge_request,
+    lesson_request,
+    repair_request,
+)
+
+__all__ = [
+    "NAMES",
+    "Judgement",
+    "LessonReport",
+    "Measured",
+    "Relative",
+    "judge_request",
+    "lesson_request",
+    "repair_request",
+]

@@ -1,0 +1,14 @@
+"""What the researcher asks a model."""
+
+from evolvent_researcher.prompts.design import (
+    NAMES,
+    Asking,
+    Design,
+    Question,
+    Shown,
+    design_request,
+    read_design,
+    repair_request,
+)
+
+__all__ = ["NAMES", "Asking", "Design", "Question", "Shown", "design_request", "read_design", "repair_request"]
