@@ -1,6 +1,15 @@
-"""What a forked child enters before it runs a line that is not ours."""
+"""What a forked child enters before it runs a line that is not ours.
 
-import ctypes
+| tier | made of |
+|---|---|
+| T1 | own mounts, processes and cgroup; a private root; no network; another user; seccomp |
+| T2 | landlock, seccomp, rlimits; no network where that may be left; another user or no capabilities |
+| T3 | rlimits and a process group; no boundary |
+
+In all of them the environment is empty, no descriptor but the channel and the output is open, and the child dies
+with its server.
+"""
+
 import math
 import os
 import resource
@@ -11,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from evolvent_engineer import kernel, landlock, seccomp
+from evolvent_engineer.namespaces import Template, without_network
 from evolvent_schemas.values import SandboxTier
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
+_SYSTEM_FILES = ("/dev/random", "/dev/urandom", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/vm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,10 @@ class Settings:
     preload: Sequence[str]
     readable: Sequence[str]
     """System folders and the interpreter's own, which children may read and execute."""
+    root: str
+    """An empty folder; T1 builds the children's root on it."""
+    devices: Sequence[str] = ()
+    """Device files that children may use, for example `/dev/nvidia0`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +50,13 @@ class Spec:
     id: str
     role: Literal["evaluator", "candidate"]
     scratch: str
-    """Where it may write; its working directory."""
-    readable: Sequence[str]
+    """Where it may write; in T1 a tmpfs takes its place."""
+    bundle: str | None
+    """The task's folder, for an evaluator."""
+    cgroups: Sequence[str]
+    """`cgroup.procs` files to join."""
+    user: int | None
+    """The unprivileged user to become; none to stay who we are, without capabilities."""
     memory: int
     """Bytes beyond what the server has loaded."""
     cpu: float
@@ -49,15 +67,111 @@ class Spec:
     files: int
 
 
-def prepare(settings: Settings) -> None:
-    """Do once, in the server, what all children of a tier share."""
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+class Confinement:
+    """Forks and confines the children of one server."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Do once what all children share.
+
+        Raises:
+            OSError: this process may not, so that the tier is not to be had here.
+        """
+        self._settings = settings
+        self._template: Template | None = None
+        if sys.platform == "linux":
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        if settings.tier == "T1":
+            self._template = Template(settings.root, settings.readable, settings.devices)
+        elif settings.tier == "T2":
+            without_network()
+
+    def fork(self) -> int:
+        return os.fork() if self._template is None else self._template.fork()
+
+    def enter(self, spec: Spec) -> None:
+        """Confine this process for good.
+
+        Raises:
+            OSError: a step failed; the process must not go on.
+        """
+        os.setsid()
+        inherited = _data_bytes()
+        for path in spec.cgroups:
+            Path(path).write_text("0")
+        if self._template is not None:
+            user, bundle = spec.user or 0, spec.bundle
+            self._template.enter(user=user, disk=spec.disk, files=spec.files, bundle=bundle)
+        else:
+            os.chdir(spec.scratch)
+        _begin_environment()
+        self._limit(spec, inherited)
+        if sys.platform == "linux":
+            self._lock(spec)
+
+    def _limit(self, spec: Spec, inherited: int) -> None:
+        cpu = math.ceil(spec.cpu)
+        limits = {
+            "RLIMIT_CPU": (cpu, cpu + 1),
+            "RLIMIT_FSIZE": (spec.disk, spec.disk),
+            "RLIMIT_NOFILE": (256, 256),
+            "RLIMIT_CORE": (0, 0),
+            "RLIMIT_MEMLOCK": (0, 0),
+        }
+        if self._template is None:
+            limits["RLIMIT_DATA"] = 2 * (inherited + spec.memory,)
+        if spec.user is not None:
+            limits["RLIMIT_NPROC"] = 2 * (spec.processes + 1,)
+        for name, limit in limits.items():
+            resource.setrlimit(getattr(resource, name), limit)
+
+    def _lock(self, spec: Spec) -> None:
+        """Give up every privilege, then every file, then every call. The order is the only one that works."""
+        _become(spec.user)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if self._settings.tier == "T2":
+            self._restrict(spec)
+        if self._settings.tier in {"T1", "T2"}:
+            seccomp.install(self._rules(spec))
+
+    def _restrict(self, spec: Spec) -> None:
+        bundle = () if spec.bundle is None else (spec.bundle,)
+        writable = (spec.scratch, *_DEVICES, *self._settings.devices)
+        landlock.restrict((*self._settings.readable, *_SYSTEM_FILES, *bundle), writable)
+
+    def _rules(self, spec: Spec) -> seccomp.Rules:
+        forks, alone = self._settings.profile == "compile", self._template is not None
+        return seccomp.Rules(
+            threads=spec.processes > 0,
+            forks=forks and spec.processes > 0,
+            signals=alone or (forks and landlock.abi() >= landlock.SCOPED_ABI),
+            changes=alone,
+        )
 
 
-def fork(settings: Settings) -> int:
-    """Fork a child, in its own process namespace where the tier has one."""
-    return os.fork()
+def _become(user: int | None) -> None:
+    """Become another user, or stay root without capabilities, or stay the ordinary user that we are."""
+    if user is not None:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else its own /proc/self would be closed to it
+    elif os.geteuid() == 0:
+        kernel.drop_capabilities()
+
+
+def _begin_environment() -> None:
+    here = str(Path.cwd())
+    os.environ.clear()
+    os.environ.update({"PATH": "/usr/bin:/bin", "HOME": here, "TMPDIR": here, "LANG": "C.UTF-8"})
+
+
+def _data_bytes() -> int:
+    """Read the size of this process's data, which RLIMIT_DATA counts; 0 where there is no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def orphans(known: set[int]) -> list[int]:
@@ -67,37 +181,3 @@ def orphans(known: set[int]) -> list[int]:
     except OSError:
         return []
     return [int(pid) for pid in children.split() if int(pid) not in known]
-
-
-def enter(spec: Spec, settings: Settings) -> None:
-    """Confine this process for good.
-
-    Raises:
-        OSError: a step failed; the process must not go on.
-    """
-    os.setsid()
-    os.chdir(spec.scratch)
-    _limit(spec)
-    os.environ.clear()
-    os.environ.update({"PATH": "/usr/bin:/bin", "HOME": spec.scratch, "TMPDIR": spec.scratch, "LANG": "C.UTF-8"})
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _limit(spec: Spec) -> None:
-    cpu = math.ceil(spec.cpu)
-    for name, soft, hard in (
-        ("RLIMIT_CPU", cpu, cpu + 1),
-        ("RLIMIT_FSIZE", spec.disk, spec.disk),
-        ("RLIMIT_NOFILE", 256, 256),
-        ("RLIMIT_CORE", 0, 0),
-        ("RLIMIT_DATA", *(2 * (_data_bytes() + spec.memory,))),
-    ):
-        resource.setrlimit(getattr(resource, name), (soft, hard))
-
-
-def _data_bytes() -> int:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    except OSError:
-        return 0

@@ -119,7 +119,7 @@ class Glass:
         size, limit = wire.size(value), self._assignment.parameters
         if limit is not None and size > limit:
             message = f"{size} parameter bytes; the stage grants {limit}"
-            self.fail(None, "parameter_limit", message, parameter_bytes=size, limit=limit)
+            self.fail(None, "parameter_limit", message, found=size, limit=limit)
         return size
 
     def fail(self, sandbox: int | None, reason: str, message: str, **measured: float) -> None:

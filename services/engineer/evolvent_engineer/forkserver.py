@@ -4,7 +4,7 @@ It is single-threaded, only ever imports, and runs nobody's code: a parallel ope
 every forked child hanging in OpenMP. It ends, with all its children, when its control socket closes.
 
 Requests come as frames, `{"spawn": Spec}` followed by one byte that carries the child's two descriptors, or
-`{"kill": id}`. It answers `{"ready": …}` once, `{"started": id, "pid": …}` and `{"exited": id, …}`.
+`{"kill": id}`. It answers `{"fault": …}` once, `{"started": id, "pid": …}` and `{"exited": id, …}`.
 """
 
 import contextlib
@@ -19,12 +19,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evolvent_engineer import candidate, confinement, evaluator, wire
-from evolvent_engineer.confinement import Settings, Spec
+from evolvent_engineer import candidate, evaluator, wire
+from evolvent_engineer.confinement import Confinement, Settings, Spec, orphans
 
 _CHANNEL = 3
 _ROLES = {"evaluator": evaluator.run, "candidate": candidate.serve}
@@ -33,9 +32,9 @@ _ROLES = {"evaluator": evaluator.run, "candidate": candidate.serve}
 class Server:
     """Forks children on request and reports their ends."""
 
-    def __init__(self, control: socket.socket, settings: Settings) -> None:
+    def __init__(self, control: socket.socket, confinement: Confinement) -> None:
         self._control = control
-        self._settings = settings
+        self._confinement = confinement
         self._children: dict[int, str] = {}
         self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -67,9 +66,9 @@ class Server:
                     self._kill(pid)
 
     def _spawn(self, spec: Spec, descriptors: Sequence[int]) -> None:
-        pid = confinement.fork(self._settings)
+        pid = self._confinement.fork()
         if pid == 0:
-            _become(spec, self._settings, descriptors)
+            _become(spec, self._confinement, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._children[pid] = spec.id
@@ -83,7 +82,7 @@ class Server:
             os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        while self._children or confinement.orphans(set()):
+        while self._children or orphans(set()):
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
@@ -99,7 +98,7 @@ class Server:
         """End what a child left behind: its process group, and daemons that have become ours as subreaper."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        for orphan in confinement.orphans(set(self._children)):
+        for orphan in orphans(set(self._children)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(orphan, signal.SIGKILL)
 
@@ -114,13 +113,13 @@ class Server:
                     self._gone(pid)
 
 
-def _become(spec: Spec, settings: Settings, descriptors: Sequence[int]) -> None:
+def _become(spec: Spec, confinement: Confinement, descriptors: Sequence[int]) -> None:
     """Turn this fork into the child that was asked for. Never returns."""
     code = 1
     try:
         _settle(descriptors)
         channel = socket.socket(fileno=_CHANNEL)
-        confinement.enter(spec, settings)
+        confinement.enter(spec)
         _ROLES[spec.role](channel)
         code = 0
     except (EOFError, ConnectionError):
@@ -148,31 +147,34 @@ def _settle(descriptors: Sequence[int]) -> None:
             stream.reconfigure(line_buffering=True)  # what was printed must survive a kill
 
 
-def _preload(modules: Sequence[str]) -> str | None:
-    """Import the task's modules and say what kept one from it."""
+def _preload(modules: Sequence[str]) -> None:
+    """Import the task's modules.
+
+    Raises:
+        RuntimeError: they started threads, and a process with threads cannot fork safely.
+        Exception: whatever one of them raises.
+    """
     for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001  importing may raise anything; the engineer names it
-            return f"cannot preload {module}: {type(error).__name__}: {error}"
+        importlib.import_module(module)
     threads = len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 1
-    return f"preloading {', '.join(modules)} started {threads - 1} threads" if threads > 1 else None
+    if threads > 1:
+        raise RuntimeError(f"preloading {', '.join(modules)} started {threads - 1} threads")
 
 
 def main() -> None:
     """Run as `python -m evolvent_engineer.forkserver SETTINGS`, with the control socket as descriptor 0."""
     control = socket.socket(fileno=os.dup(0))
     settings = Settings(**json.loads(sys.argv[1]))
-    fault = _preload(settings.preload)
     try:
-        confinement.prepare(settings)
-    except OSError as error:
-        fault = fault or f"cannot prepare tier {settings.tier}: {error}"
+        _preload(settings.preload)
+        confinement = Confinement(settings)
+    except Exception as error:  # noqa: BLE001  importing may raise anything; the engineer names it
+        wire.send(control, {"fault": f"{type(error).__name__}: {error}"})
+        return
     gc.collect()
     gc.freeze()  # collections in a child would copy every page they touch
-    wire.send(control, {"ready": fault is None, "fault": fault, "settings": asdict(settings)})
-    if fault is None:
-        Server(control, settings).run()
+    wire.send(control, {"fault": None})
+    Server(control, confinement).run()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The local backend: experiments in forked, confined processes on this machine."""
 
 import asyncio
+import os
 import shutil
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from evolvent.errors import Refused
-from evolvent_engineer import source
+from evolvent_engineer import source, tiers
 from evolvent_engineer.backend import Experiment, Failed, Outcome
-from evolvent_engineer.cells import Cells
+from evolvent_engineer.cells import Cells, users
+from evolvent_engineer.cgroups import Cgroups
 from evolvent_engineer.confinement import Settings
 from evolvent_engineer.running import Evaluation
 from evolvent_engineer.server import ForkServer, ServerError
@@ -21,7 +23,13 @@ class LocalBackend:
     """Runs experiments with one pre-warmed fork server for each profile and set of preloaded modules."""
 
     def __init__(
-        self, work: Path, *, allow_unsafe: bool, preload: tuple[str, ...] = (), tier: SandboxTier | None = None
+        self,
+        work: Path,
+        *,
+        allow_unsafe: bool,
+        preload: tuple[str, ...] = (),
+        tier: SandboxTier | None = None,
+        devices: tuple[str, ...] = (),
     ) -> None:
         """Prepare a backend; nothing runs yet.
 
@@ -30,14 +38,18 @@ class LocalBackend:
             allow_unsafe: go on with tier T3, which is no boundary, where no better one can be had.
             preload: modules that every fork server imports beside the task's own.
             tier: ask for this tier instead of the best there is.
+            devices: device files that candidates may use, for example `/dev/nvidia0`.
         """
         self._work = work
         self._allow_unsafe = allow_unsafe
         self._preload = preload
         self._wanted = tier
+        self._devices = devices
         self._tier: SandboxTier | None = None
         self._servers: dict[_Key, ForkServer] = {}
         self._starting = asyncio.Lock()
+        self._cgroups: Cgroups | None = None
+        self._users: Iterator[int] | None = None
         self._running: set[asyncio.Task[Outcome]] = set()
         self._count = 0
 
@@ -47,14 +59,29 @@ class LocalBackend:
         return self._tier
 
     async def start(self) -> None:
-        self._tier = self._wanted or "T3"
-        if self._tier == "T3" and not self._allow_unsafe:
-            raise Refused(
-                "only sandbox tier T3 is to be had here, and it is no boundary: a candidate could read and change "
-                "whatever you can. Pass --allow-unsafe-sandbox to go on; `evolvent doctor` says what is missing"
-            )
+        self._tier = tier = await asyncio.to_thread(self._choose)
         shutil.rmtree(self._work, ignore_errors=True)
-        self._work.mkdir(parents=True)
+        self._work.mkdir(parents=True, mode=0o711)
+        if tier == "T1":
+            self._cgroups = Cgroups()
+        if os.geteuid() == 0 and tiers.strangers_may_read(tier, self._work):
+            self._users = users()
+
+    def _choose(self) -> SandboxTier:
+        """Take the tier that was asked for, or the best there is.
+
+        Raises:
+            Refused: it is not to be had, or it is T3 and that was not allowed.
+        """
+        if self._wanted is not None and (obstacle := tiers.obstacle(self._wanted)):
+            raise Refused(f"sandbox tier {self._wanted} is not to be had here: {obstacle}")
+        tier = self._wanted or tiers.probe().tier
+        if tier == "T3" and not self._allow_unsafe:
+            raise Refused(
+                "sandbox tier T3 is no boundary: a candidate could read and change whatever you can. "
+                "`evolvent doctor` says what keeps a better one away; --allow-unsafe-sandbox goes on without"
+            )
+        return tier
 
     async def evaluate(self, experiment: Experiment) -> Outcome:
         if fault := source.fault(experiment.files, experiment.program):
@@ -74,7 +101,8 @@ class LocalBackend:
             server = await self._server(experiment)
         except ServerError as error:
             return Failed("infrastructure", str(error))
-        return await Evaluation(experiment, Cells(server, self._work)).run()
+        cells = Cells(server, self._work, self.tier, cgroups=self._cgroups, users=self._users)
+        return await Evaluation(experiment, cells).run()
 
     async def _server(self, experiment: Experiment) -> ForkServer:
         """Find the server for an experiment; start one where there is none or it has died."""
@@ -84,7 +112,9 @@ class LocalBackend:
             server = self._servers.get((profile, preload))
             if server is None or server.dead:
                 self._count += 1
-                settings = Settings(self.tier, profile, preload, _readable())
+                root = self._work / f"root-{self._count}"
+                root.mkdir()
+                settings = Settings(self.tier, profile, preload, tiers.system(), str(root), self._devices)
                 server = await ForkServer.start(settings, self._work / f"server-{self._count}.log")
                 self._servers[profile, preload] = server
             return server
@@ -97,10 +127,6 @@ class LocalBackend:
         for server in self._servers.values():
             await server.close()
         self._servers.clear()
+        if self._cgroups is not None:
+            self._cgroups.close()
         shutil.rmtree(self._work, ignore_errors=True)
-
-
-def _readable() -> tuple[str, ...]:
-    """List what any program needs to read: the system's libraries and the interpreter with its packages."""
-    system = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime")
-    return tuple(dict.fromkeys((*system, sys.base_prefix, sys.prefix)))

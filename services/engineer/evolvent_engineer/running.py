@@ -54,7 +54,7 @@ class Evaluation:
             async with self._evaluator() as (evaluator, control):
                 report = await self._settled(evaluator, control)
                 return await self._outcome(report, evaluator)
-        except ServerError as error:
+        except (ServerError, OSError) as error:
             return self._failed("infrastructure", str(error))
 
     @asynccontextmanager
@@ -63,32 +63,33 @@ class Evaluation:
             update={"memory_mb": max(_EVALUATOR_LIMITS.memory_mb, 4 * self._limits.memory_mb), "cpu_seconds": 86400}
         )
         name, bundle = f"{self._experiment.id}.evaluator", str(self._experiment.bundle)
-        cell, control = await self._cells.open(name, "evaluator", limits, _ignore, readable=(bundle,))
-        watch = asyncio.create_task(self._watch())
+        cell, control = await self._cells.open(name, "evaluator", limits, _ignore, bundle=bundle)
         try:
             yield cell, control
         finally:
-            watch.cancel()
             control.close()
             await asyncio.shield(asyncio.gather(*(self._cells.end(each) for each in (cell, *self._sandboxes.values()))))
 
     async def _settled(self, evaluator: Cell, control: socket.socket) -> dict[str, Any]:
         """Converse until the evaluator reports, a limit is broken, or the evaluator itself takes too long."""
-        talk = asyncio.create_task(self._converse(control))
+        talk, watch = asyncio.create_task(self._converse(control)), asyncio.create_task(self._watch())
         try:
             seconds = 2 * self._limits.wall_seconds + _EVALUATOR_SECONDS
-            first: set[asyncio.Future[Any]] = {talk, self._breach}
+            first: set[asyncio.Future[Any]] = {talk, watch, self._breach}
             await asyncio.wait(first, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if self._breach.done():
                 return {"failed": asdict(self._breach.result())}
+            if watch.done():
+                watch.result()
             return talk.result() if talk.done() else _crash(f"evaluate did not end within {seconds:g} s")
         except (EOFError, OSError) as error:
             return _crash(f"the evaluator ended before it reported: {await _ending(evaluator)} ({error})")
         except wire.WireError as error:
             return _crash(f"the evaluator did not report: {error}")
         finally:
-            talk.cancel()
-            await asyncio.wait([talk])
+            for task in (talk, watch):
+                task.cancel()
+            await asyncio.gather(talk, watch, return_exceptions=True)
 
     async def _converse(self, control: socket.socket) -> dict[str, Any]:
         await asyncio.get_running_loop().sock_sendall(control, b"".join(wire.encode(asdict(self._assignment()))))
@@ -106,7 +107,7 @@ class Evaluation:
     def _assignment(self) -> Assignment:
         experiment = self._experiment
         return Assignment(
-            bundle=str(experiment.bundle),
+            bundle=self._cells.bundle(experiment.bundle),
             files=dict(experiment.files),
             entry=experiment.program.entry,
             settings=dict(experiment.stage.settings),
@@ -134,10 +135,14 @@ class Evaluation:
     def _broken(self, reason: FailureReason, what: str, found: float, limit: float, unit: str) -> None:
         if not self._breach.done():
             message = f"{what} reached {found:g} {unit}; the limit is {limit:g}"
-            self._breach.set_result(Breach(reason, message, {what: found, "limit": limit}))
+            self._breach.set_result(Breach(reason, message, _of(found, limit)))
 
     async def _watch(self) -> None:
-        """Sample every sandbox until cancelled."""
+        """Sample every sandbox until cancelled.
+
+        Raises:
+            OSError: it cannot, and an experiment without limits must not go on.
+        """
         count = 0
         while True:
             await asyncio.sleep(_SAMPLE_SECONDS)
@@ -224,9 +229,15 @@ def _explained(cell: Cell, limits: Limits) -> Breach:
     exited = cell.exit
     if exited is None:
         return Breach("crashed", "the candidate closed its channel", {})
+    if cell.starved:
+        return Breach("memory_limit", "the kernel ended a process for memory", _of(cell.peak / MB, limits.memory_mb))
     killer = -os.waitstatus_to_exitcode(exited.status)
     if killer == signal.SIGXCPU or (killer == signal.SIGKILL and cell.cpu >= limits.cpu_seconds):
-        return Breach("cpu_limit", f"{cell.cpu:.2f} s of CPU time", {"cpu": cell.cpu, "limit": limits.cpu_seconds})
+        return Breach("cpu_limit", f"{cell.cpu:.2f} s of CPU time", _of(cell.cpu, limits.cpu_seconds))
     if killer == signal.SIGXFSZ:
-        return Breach("disk_limit", "a file grew beyond the limit", {"limit": limits.disk_mb})
+        return Breach("disk_limit", "a file grew beyond the limit", _of(limits.disk_mb, limits.disk_mb))
     return Breach("crashed", f"the candidate's process ended before it answered: {_status(exited)}", {})
+
+
+def _of(found: float, limit: float) -> dict[str, float]:
+    return {"found": found, "limit": limit}
