@@ -227,6 +227,27 @@ def test_a_construction_with_the_name_of_the_entry_is_renamed() -> None:
     assert "def pack(n):\n    return pack_2(n)" in text
 
 
+def test_a_construction_has_the_parameters_of_the_entry() -> None:
+    """A function of something else must not be called with what the entry takes."""
+    other = Snippet("x", "X", "def features(x):\n    return x\n")
+    assert insert_snippets(Random(0), draft(ROW, given=[other])) is None
+
+
+def test_a_variant_stands_in_for_a_function_with_its_parameters() -> None:
+    program = "def plain(x):\n    return x\n\ndef pack(n):\n    return [plain(i) for i in range(n)]\n"
+    text = inserted(program, Snippet("x", "X", "def squared(x):\n    return x * x\n"))
+    assert "return [squared(i) for i in range(n)]" in text
+
+
+def test_what_fits_nowhere_leaves_nothing_behind() -> None:
+    stray = Snippet("x", "X", "KNOB = 3\ndef features(x):\n    return x * KNOB\n")
+    for seed in range(20):
+        work = draft(ROW, given=[HOP, stray, POLISH])
+        change = insert_snippets(Random(seed), work)
+        assert "KNOB" not in ast.unparse(work.tree)
+        assert change is None or "x" not in change.cited
+
+
 def test_a_snippet_that_the_program_has_is_not_inserted_again() -> None:
     assert insert_snippets(Random(0), draft(inserted(ROW, POLISH), given=[POLISH])) is None
 

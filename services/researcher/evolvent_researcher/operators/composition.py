@@ -11,10 +11,11 @@ refinement     `def polish(result, *arguments)`   `return polish(X, n)`
 search         `def hop(refine, result, *a…)`     `polish(X, n)` becomes `hop(polish, X, n)`
 repetition     `def best_of(attempt, *a…)`        `pack` becomes `pack_once`, `pack` returns `best_of(pack_once, n)`
 construction   `def rows(n)`, or named `pack`     `return rows(n)`, with the refinements that stood around X
+variant        any other, as `def features(x)`    stands in for another function with the parameters `(x)`
 =============  =================================  ==========================================================
 
-A construction takes what the entry function takes. A refinement returns what it is given, improved; `arguments` are
-those of the entry function. Where several entry functions or places qualify, one is drawn.
+A construction has the parameters of the entry function, by name. A refinement returns what it is given, improved;
+`arguments` are those of the entry function. Where several entry functions or places qualify, one is drawn.
 """
 
 import ast
@@ -35,8 +36,8 @@ from evolvent_researcher.operators.syntax import (
     top_level,
 )
 
-Part = Literal["refinement", "search", "repetition", "construction"]
-_ORDER: tuple[Part, ...] = ("construction", "refinement", "search", "repetition")
+Part = Literal["refinement", "search", "repetition", "construction", "variant"]
+_ORDER: tuple[Part, ...] = ("construction", "variant", "refinement", "search", "repetition")
 COUNTS = (2, 1, 1)
 """How often one, two or three snippets go in at once."""
 _PARTS: dict[str, Part] = {"result": "refinement", "refine": "search", "attempt": "repetition"}
@@ -86,8 +87,11 @@ def compose(rng: Random, draft: Draft, addition: ast.Module) -> str | None:
         entries = [entry for entry in entries if entry.name == last.name]
     if not entries or isinstance(last, ast.AsyncFunctionDef):
         return None
-    entry = rng.choice(entries)
     part, former = part_of(last), list(draft.tree.body)
+    if part == "construction":
+        fitting = [entry for entry in entries if _parameters(entry) == _parameters(last)]
+        part, entries = ("construction", fitting) if fitting else ("variant", entries)
+    entry = rng.choice(entries)
     name = merge(draft, addition)
     site = entry if part == "repetition" else rng.choice(_sites(draft.tree, entry))
     if not _COMPOSERS[part](rng, draft, site, name):
@@ -163,9 +167,7 @@ def _repeat(rng: Random, draft: Draft, site: Function, name: str) -> bool:  # no
     outer = copied(site)
     outer.body = [ast.Return(_call(name, site, expression(once)))]
     outer.decorator_list = []
-    for node in ast.walk(site):
-        if isinstance(node, ast.Name) and node.id == site.name:
-            node.id = once
+    _rename_reads(site, site.name, once)
     draft.tree.body.insert(draft.tree.body.index(site) + 1, outer)
     site.name = once
     return True
@@ -173,9 +175,6 @@ def _repeat(rng: Random, draft: Draft, site: Function, name: str) -> bool:  # no
 
 def _construct(rng: Random, draft: Draft, site: Function, name: str) -> bool:  # noqa: ARG001
     """Start from another construction and keep the refinements that stood around the old one."""
-    known = functions(draft.tree)
-    if not _fits(known[name], site):
-        return False
     value = _returns(site)[-1].value
     assert value is not None
     chain = _chain(draft.tree, value)
@@ -187,18 +186,36 @@ def _construct(rng: Random, draft: Draft, site: Function, name: str) -> bool:  #
     return True
 
 
-_COMPOSERS = {"refinement": _refine, "search": _search, "repetition": _repeat, "construction": _construct}
+def _vary(rng: Random, draft: Draft, site: Function, name: str) -> bool:  # noqa: ARG001
+    """Call the function wherever another one with the same parameters was called."""
+    known = functions(draft.tree)
+    same = [other for other in known if _parameters(known[other]) == _parameters(known[name])]
+    rivals = [other for other in same if other != name and other not in draft.functions]
+    if not rivals:
+        return False
+    _rename_reads(draft.tree, rng.choice(rivals), name)
+    return True
 
 
-def _fits(function: Function, site: Function) -> bool:
-    """Tell whether a function can be called with the site's own arguments."""
-    if site.args.vararg or function.args.vararg:
-        return True
-    offered = len(site.args.posonlyargs) + len(site.args.args)
-    accepted = len(function.args.posonlyargs) + len(function.args.args)
-    keywords = {argument.arg for argument in site.args.kwonlyargs}
-    needless = keywords <= {argument.arg for argument in function.args.kwonlyargs} or function.args.kwarg is not None
-    return accepted - len(function.args.defaults) <= offered <= accepted and needless
+def _rename_reads(tree: ast.AST, old: str, new: str) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == old:
+            node.id = new
+
+
+_COMPOSERS = {
+    "refinement": _refine,
+    "search": _search,
+    "repetition": _repeat,
+    "construction": _construct,
+    "variant": _vary,
+}
+
+
+def _parameters(function: Function) -> list[str]:
+    """The names of a function's parameters, as far as a caller must know them."""
+    given = function.args
+    return [a.arg for a in [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg] if a]
 
 
 def _chain(tree: ast.Module, value: ast.expr) -> list[tuple[ast.Call, int]]:
