@@ -10,7 +10,8 @@ from evolvent import task
 from evolvent.clock import new_id, new_seed
 from evolvent.errors import Refused
 from evolvent.platform import Platform
-from evolvent_schemas import DirectiveIssued, Request, RunStarted, Start, subjects
+from evolvent.summary import FOLD, Summary
+from evolvent_schemas import DirectiveIssued, Request, RunStarted, Start, filter_for, subjects
 from evolvent_schemas.values import Budget, Program, RunSettings
 
 USER = "local"
@@ -80,3 +81,36 @@ async def settings_of(platform: Platform, run: str) -> RunSettings:
         raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}; `evolvent runs` lists them")
     assert isinstance(record.fact, RunStarted)
     return record.fact.settings
+
+
+async def summarize(platform: Platform, run: str) -> Summary:
+    """Fold a run as it stands now.
+
+    Raises:
+        Refused: there is no such run.
+    """
+    log = platform.log("user")
+    summary = Summary()
+    async for record in log.follow(FOLD.filters(run), until=await log.end()):
+        summary = FOLD.advance(summary, record)
+    if summary.state == "unknown":
+        raise Refused(f"there is no run {run!r} in {platform.settings.home}; `evolvent runs` lists them")
+    return summary
+
+
+async def listed(platform: Platform) -> list[str]:
+    """List the ids of all runs, the newest last."""
+    log = platform.log("user")
+    return [record.fact.run async for record in log.follow([filter_for(RunStarted)], until=await log.end())]
+
+
+async def latest(platform: Platform) -> str:
+    """Name the newest run.
+
+    Raises:
+        Refused: there is none.
+    """
+    names = await listed(platform)
+    if not names:
+        raise Refused(f"there is no run in {platform.settings.home}; `evolvent run TASK` makes one")
+    return names[-1]

@@ -5,7 +5,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -15,7 +14,7 @@ from evolvent.platform import Platform, open_platform
 from evolvent.service import Runner, Service
 from evolvent.settings import Settings
 
-Factory = Callable[[Platform], AbstractAsyncContextManager[Service[Any]]]
+Factory = Callable[[Platform], Service[Any]]
 
 
 def factory(role: str) -> Factory:
@@ -38,8 +37,8 @@ async def serve(settings: Settings, role: str, stop: asyncio.Event, ready: Calla
         Unreachable: the server does not answer.
         ConsumerLost: the role's consumer was deleted.
     """
-    async with open_platform(settings, role) as platform, factory(role)(platform) as service:
-        runner = Runner(platform, service)
+    async with open_platform(settings, role) as platform:
+        runner = Runner(platform, factory(role)(platform))
         running = asyncio.create_task(runner.run())
         stopping = asyncio.create_task(stop.wait())
         if ready is not None:

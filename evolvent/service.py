@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +41,8 @@ class Service(Generic[S]):
     heeds_halt: bool = True
     """Whether its work on a halted run is cut off; the conductor's is not."""
     background: Callable[["Runner[S]"], Awaitable[None]] | None = None
+    running: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext
+    """What must be open while the role works and not while its decisions are only replayed."""
 
     def __post_init__(self) -> None:
         unfolded = {cls.__name__ for cls in self.handlers} - {cls.__name__ for cls in self.fold.facts}
@@ -81,6 +84,10 @@ class Runner(Generic[S]):
         Raises:
             ConsumerLost: the role's durable consumer was deleted.
         """
+        async with self.service.running():
+            await self._work()
+
+    async def _work(self) -> None:
         background = asyncio.ensure_future(self.service.background(self)) if self.service.background else None
         await logger.ainfo("service.started", role=self.service.role)
         try:

@@ -1,24 +1,14 @@
 """Cognition: keeps knowledge and lessons, retrieves them for each design, screens programs for novelty."""
 
-import contextlib
-import os
-from collections.abc import AsyncIterator
-
 from evolvent.platform import Platform
 from evolvent.service import Service
 from evolvent_cognition.memory import FOLD, Memory
 
 
-@contextlib.asynccontextmanager
-async def service(platform: Platform) -> AsyncIterator[Service[Memory]]:
-    """Build the role, with an index of its own below the home."""
+def service(platform: Platform) -> Service[Memory]:
+    """Build the role; while it runs it has an index of its own below the home."""
     from evolvent_cognition.handlers import Cognition
-    from evolvent_cognition.shelves import Shelves, own_folder
+    from evolvent_cognition.shelves import Shelves
 
-    folder, descriptor = own_folder(platform.settings.home / "index")
-    shelves = Shelves(str(folder))
-    try:
-        yield Service("cognition", FOLD, Cognition(shelves).handlers)
-    finally:
-        await shelves.close()
-        os.close(descriptor)
+    shelves = Shelves(platform.settings.home / "index")
+    return Service("cognition", FOLD, Cognition(shelves).handlers, running=shelves.open)

@@ -11,9 +11,10 @@ from evolvent import knowledge, task
 from evolvent.journal import Effects
 from evolvent.log import Record
 from evolvent.service import Handler
+from evolvent_cognition.documents import Document
 from evolvent_cognition.memory import Memory
 from evolvent_cognition.novelty import fingerprint
-from evolvent_cognition.shelves import Shelves
+from evolvent_cognition.shelves import Shelves, known_items
 from evolvent_schemas import (
     CandidateProposed,
     CandidateScreened,
@@ -24,10 +25,12 @@ from evolvent_schemas import (
     RunStarted,
     subjects,
 )
-from evolvent_schemas.values import canonical
+from evolvent_schemas.values import Retrieved, canonical
 
-FOUND = 5
-"""Items and lessons that a design is given."""
+RELEVANT = 3
+"""Items and lessons that a design is given because they fit its parents."""
+OVERLOOKED = 2
+"""Items it is given because fewest candidates lean on them: relevance alone would show the same few for ever."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,13 @@ class Cognition:
         async def retrieve() -> KnowledgeRetrieved:
             queries = _queries(sampled, memory)
             library = await self.shelves.filled(sampled.run, memory, effects.artifacts)
-            found = await library.search(queries, up_to=memory.documents - 1, limit=FOUND)
+            found = await library.search(queries, up_to=memory.documents - 1, limit=RELEVANT)
+            items = await known_items(memory, effects.artifacts)
             return KnowledgeRetrieved(
                 run=sampled.run,
                 round=sampled.round,
-                queries=queries,
-                found=tuple(found),
+                queries=(*queries, "the items that fewest candidates lean on"),
+                found=(*found, *_overlooked(items, memory, found, query=len(queries))),
                 documents=memory.documents,
             )
 
@@ -90,6 +94,19 @@ async def on_proposed(cause: Record[CandidateProposed], memory: Memory, effects:
         {"run": proposed.run, "candidate": proposed.candidate, "verdict": verdict, "of": earlier, "fingerprint": own}
     )
     return [screened]
+
+
+def _overlooked(
+    items: Sequence[Document], memory: Memory, found: Sequence[Retrieved], *, query: int
+) -> list[Retrieved]:
+    """Choose the items cited least, the first ingested first; the score is one over the citations and one."""
+    shown = {retrieved.id for retrieved in found}
+    ranked = sorted(items, key=lambda item: (memory.cited.get(item.id, 0), item.ordinal))
+    return [
+        Retrieved(**item.model_dump(exclude={"ordinal"}), score=1 / (1 + memory.cited.get(item.id, 0)), query=query)
+        for item in ranked
+        if item.id not in shown
+    ][:OVERLOOKED]
 
 
 def _queries(sampled: ContextSampled, memory: Memory) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Memory(State):
     fingerprints: Map[str, str] = Field(default_factory=empty)
     """First candidate with each fingerprint."""
     unscreened: Map[str, Program] = Field(default_factory=empty)
+    cited: Map[str, int] = Field(default_factory=empty)
+    """How many candidates lean on each item or lesson."""
     about: Map[str, str] = Field(default_factory=empty)
     """What each candidate tried and what came of it, in words to search with."""
 
@@ -57,7 +59,8 @@ def step(memory: Memory, record: Record[Fact]) -> Memory:
         case KnowledgeIngested(items=items, count=count):
             batch = Batch(first=memory.documents, items=items, count=count)
             return memory.evolve(batches=(*memory.batches, batch), documents=memory.documents + count)
-        case CandidateProposed(candidate=candidate, program=program, motivation=motivation):
+        case CandidateProposed(candidate=candidate, program=program, motivation=motivation) as proposed:
+            memory = _cited(memory, proposed.cited)
             return memory.evolve(
                 unscreened=memory.unscreened.insert(candidate, program),
                 about=memory.about.insert(candidate, motivation),
@@ -68,6 +71,13 @@ def step(memory: Memory, record: Record[Fact]) -> Memory:
             return _learned(memory, analyzed)
         case _:
             return memory
+
+
+def _cited(memory: Memory, names: tuple[str, ...]) -> Memory:
+    cited = memory.cited
+    for name in names:
+        cited = cited.insert(name, cited.get(name, 0) + 1)
+    return memory.evolve(cited=cited)
 
 
 def _screened(memory: Memory, screened: CandidateScreened) -> Memory:

@@ -1,8 +1,10 @@
 """The libraries of this process, one per run, filled from the log as far as a decision may see."""
 
 import asyncio
+import contextlib
 import fcntl
 import os
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,18 +25,35 @@ REPLICAS = 64
 class Shelves:
     """Opens, fills and closes libraries; whatever they hold can be made again from the log."""
 
-    location: str
-    """`memory`, a Qdrant URL, or a folder that is this process's own."""
+    root: Path
+    """Holds one folder for each process that has an index."""
+    _folder: Path | None = None
     _libraries: dict[str, Library] = field(default_factory=dict)
     _filled: dict[str, int] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Hold a folder of this process's own for as long as the block lasts.
+
+        Raises:
+            Refused: there are too many processes, or the folder cannot be made.
+        """
+        self._folder, descriptor = own_folder(self.root)
+        try:
+            yield
+        finally:
+            for library in self._libraries.values():
+                await library.close()
+            self._libraries.clear()
+            os.close(descriptor)
 
     async def filled(self, run: str, memory: Memory, artifacts: Artifacts) -> Library:
         """Give a run's library with at least the documents that this state knows."""
         async with self._lock:
             if run not in self._libraries:
-                where = self.location if "://" in self.location else str(Path(self.location) / run)
-                self._libraries[run] = await Library.open(where, run=run)
+                assert self._folder is not None, "the shelves are open while cognition runs"
+                self._libraries[run] = await Library.open(str(self._folder / run), run=run)
                 self._filled[run] = await self._libraries[run].count()
             library = self._libraries[run]
             if self._filled[run] < memory.documents:
@@ -42,28 +61,24 @@ class Shelves:
                 self._filled[run] = memory.documents
             return library
 
-    async def close(self) -> None:
-        for library in self._libraries.values():
-            await library.close()
-        self._libraries.clear()
-
 
 async def _documents(memory: Memory, start: int, artifacts: Artifacts) -> list[Document]:
     """Make the documents from ordinal `start` on, in order."""
-    found = []
-    for batch in memory.batches:
-        if batch.first + batch.count > start:
-            items = orjson.loads(await artifacts.get(batch.items))
-            found += [
-                Document.of_item(KnowledgeItem.model_validate(item), batch.first + place)
-                for place, item in enumerate(items)
-                if batch.first + place >= start
-            ]
+    found = [document for document in await known_items(memory, artifacts) if document.ordinal >= start]
     for ordinal in range(start, memory.documents):
         if (taught := memory.lessons.get(ordinal)) is not None:
             name = f"{taught.candidate}-{taught.number}"
             found.append(Document.of_lesson(taught.lesson, id=name, ordinal=ordinal))
     return sorted(found, key=lambda document: document.ordinal)
+
+
+async def known_items(memory: Memory, artifacts: Artifacts) -> list[Document]:
+    """Read every item that was ingested, in order."""
+    found = []
+    for batch in memory.batches:
+        for place, item in enumerate(orjson.loads(await artifacts.get(batch.items))):
+            found.append(Document.of_item(KnowledgeItem.model_validate(item), batch.first + place))
+    return found
 
 
 def own_folder(root: Path) -> tuple[Path, int]:

@@ -9,12 +9,10 @@ from evolvent.service import Service
 from evolvent_engineer.orders import FOLD, Orders
 
 
-@contextlib.asynccontextmanager
-async def service(platform: Platform) -> AsyncIterator[Service[Orders]]:
+def service(platform: Platform) -> Service[Orders]:
     """Build the role with its local backend.
 
-    Raises:
-        Refused: nothing here contains a candidate and that was not allowed.
+    While it runs, `Refused` is raised where nothing contains a candidate and that was not allowed.
     """
     from evolvent_engineer.handlers import Engineer
     from evolvent_engineer.local import LocalBackend
@@ -22,10 +20,15 @@ async def service(platform: Platform) -> AsyncIterator[Service[Orders]]:
     settings = platform.settings
     work = settings.home.resolve() / "work"
     backend = LocalBackend(work / f"engineer-{os.getpid()}", allow_unsafe=settings.allow_unsafe_sandbox)
-    await backend.start()
-    try:
-        engineer = Engineer(backend, "local", work / "bundles")
-        workers = settings.engineer_workers or os.cpu_count() or 1
-        yield Service("engineer", FOLD, engineer.handlers, concurrency=workers)
-    finally:
-        await backend.close()
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        await backend.start()
+        try:
+            yield
+        finally:
+            await backend.close()
+
+    workers = settings.engineer_workers or os.cpu_count() or 1
+    handlers = Engineer(backend, "local", work / "bundles").handlers
+    return Service("engineer", FOLD, handlers, concurrency=workers, running=running)

@@ -1,4 +1,0 @@
-"""placeholder until the CLI lands"""
-
-
-def main() -> None: ...

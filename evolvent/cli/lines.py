@@ -1,0 +1,77 @@
+"""How facts look in a terminal: one line for each round, a few lines for the end."""
+
+from evolvent.cli.app import console
+from evolvent.log import Record
+from evolvent.summary import Summary
+from evolvent_schemas import Fact, HandlingFailed, RoundClosed, RunFinished, RunPaused, RunResumed, RunStarted
+from evolvent_schemas.values import Objective
+
+
+def show(record: Record[Fact], summary: Summary) -> None:
+    """Print what a person who watches a run wants to know of this fact; most facts print nothing."""
+    match record.fact:
+        case RunStarted(settings=settings):
+            console.print(
+                f"run {summary.run}: {settings.task.title} · {settings.budget.rounds} rounds · width {settings.width} · "
+                f"sampler {settings.sampler} · proposer {settings.proposer} · seed {settings.seed}",
+                markup=False,
+            )
+        case RoundClosed() as closed:
+            console.print(_round(closed, summary), markup=False)
+        case RunPaused(message=message):
+            console.print(f"paused: {message}\n  go on with: evolvent resume {summary.run}", markup=False)
+        case RunResumed():
+            console.print("resumed", markup=False)
+        case HandlingFailed(role=role, handled=handled, error=error):
+            console.print(f"  ! {role} could not handle {handled}: {error}", markup=False)
+
+
+def _round(closed: RoundClosed, summary: Summary) -> str:
+    name = "baseline" if closed.round == "h0" else f"round {closed.round:>4}"
+    if closed.outcome != "completed":
+        return f"{name}  {closed.outcome:<16} {_one_line(closed.message)}"
+    member = summary.members.get(closed.candidate or "")
+    best = summary.best
+    mark = " ← new best" if best and closed.candidate == best.candidate and closed.round != "h0" else ""
+    how = f"{member.proposer.removeprefix('operators/')}: {_one_line(member.motivation)}" if member else ""
+    return f"{name}  {closed.score:<16.10g} best {closed.best:<14.10g} {how}{mark}"
+
+
+def _one_line(text: str, width: int = 90) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def distance(score: float, objective: Objective) -> str:
+    """Say how far a score is from the best known value."""
+    if objective.best_known is None:
+        return ""
+    gap = objective.fitness(score) - objective.fitness(objective.best_known)
+    if gap == 0:
+        return f"equal to the best known {objective.best_known:.10g}"
+    side = "better than" if gap > 0 else "short of"
+    return f"{abs(gap):.4g} {side} the best known {objective.best_known:.10g}"
+
+
+def ending(finished: RunFinished, summary: Summary, path: str | None) -> None:
+    """Print how a run ended and what to do next."""
+    run = finished.run
+    console.print(
+        f"\n{run} {finished.state}: {finished.message} ({finished.rounds_failed} of {finished.rounds_closed} failed)",
+        markup=False,
+    )
+    if summary.settings is not None and summary.baseline is not None and summary.baseline.score is not None:
+        console.print(f"baseline  {summary.baseline.score:.10g}", markup=False)
+    if finished.best is not None and summary.settings is not None:
+        objective = summary.settings.task.objective
+        gap = distance(finished.best.score, objective)
+        console.print(f"best      {finished.best.score:.10g} {objective.metric}, candidate {finished.best.candidate}")
+        console.print(f"          {gap}" if gap else "", markup=False)
+        console.print(f"program   {path}", markup=False)
+        console.print(
+            f"\nnext:\n  evolvent best {run}                 the program that won\n"
+            f"  evolvent why {finished.best.candidate} --run {run}      how it came to be\n"
+            f"  evolvent show {run}                 every candidate\n"
+            f"  evolvent audit replay {run}         check every decision against the log",
+            markup=False,
+        )

@@ -1,0 +1,288 @@
+"""Reading commands: `runs`, `show`, `best`, `why`, `watch`, `tail`. JSON is the truth, tables are a rendering of it."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from evolvent import runs
+from evolvent.cli import lines
+from evolvent.cli.app import (
+    DEFAULT_HOME,
+    FAILED,
+    OK,
+    Home,
+    Json,
+    app,
+    console,
+    emit,
+    emit_line,
+    perform,
+    settings_for,
+)
+from evolvent.errors import Refused
+from evolvent.hosting import reading
+from evolvent.log import Record
+from evolvent.platform import Platform
+from evolvent.population import Member
+from evolvent.programs import write_program
+from evolvent.summary import FOLD, Summary
+from evolvent.why import chain
+from evolvent_schemas import Fact, HandlingFailed, RunFinished, filter_for, subjects
+
+Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")]
+OfRun = Annotated[str | None, typer.Option("--run", help="The newest run when not given.")]
+
+
+@app.command("runs")
+def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """List the runs of a home."""
+
+    async def work() -> None:
+        async with reading(settings_for(home)) as platform:
+            found = [await runs.summarize(platform, name) for name in await runs.listed(platform)]
+        if as_json:
+            emit([_summary(summary) for summary in found])
+            return
+        table = Table("run", "task", "state", "closed", "failed", "best", "started")
+        for summary in found:
+            row = _summary(summary)
+            best = f"{row['best']['score']:.10g}" if row["best"] else "–"
+            counts = (str(row["rounds"]["closed"]), str(row["rounds"]["failed"]))
+            table.add_row(row["run"], row["task"], row["state"], *counts, best, row["started"][:19])
+        console.print(table)
+
+    perform(work())
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    assert summary.settings is not None
+    assert summary.started is not None
+    best = summary.best
+    return {
+        "run": summary.run,
+        "task": summary.settings.task.name,
+        "state": summary.state,
+        "message": summary.message,
+        "started": summary.started.isoformat(),
+        "rounds": {
+            "closed": summary.closed,
+            "failed": summary.failed,
+            "open": sorted(name for name in summary.open),
+            "budget": summary.settings.budget.rounds,
+        },
+        "candidates": {
+            "measured": len(summary.measured),
+            "failed": summary.failures,
+            "duplicates": summary.duplicates,
+        },
+        "baseline": {"score": summary.baseline.score if summary.baseline else None},
+        "best": {"candidate": best.candidate, "score": best.score} if best else None,
+        "cost": summary.cost.model_dump(),
+    }
+
+
+def _member(member: Member) -> dict[str, Any]:
+    return member.model_dump(mode="json", exclude={"program": {"files"}})
+
+
+@app.command()
+def show(
+    run: Run = None,
+    candidate: Annotated[str | None, typer.Argument(help="One candidate, with its program.")] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Show a run with its candidates, or one candidate with its program."""
+
+    async def work() -> None:
+        async with reading(settings_for(home)) as platform:
+            summary = await runs.summarize(platform, run or await runs.latest(platform))
+            if candidate is None:
+                _show_run(summary, as_json=as_json)
+            else:
+                await _show_candidate(platform, summary, candidate, as_json=as_json)
+
+    perform(work())
+
+
+def _show_run(summary: Summary, *, as_json: bool) -> None:
+    members = sorted(summary.members.values(), key=_order)
+    if as_json:
+        emit({**_summary(summary), "members": [_member(member) for member in members]})
+        return
+    facts = _summary(summary)
+    counts = (
+        f"{facts['rounds']['closed']} of {facts['rounds']['budget']} rounds closed, {facts['rounds']['failed']} failed"
+    )
+    console.print(f"{summary.run} · {facts['task']} · {summary.state} · {counts}", markup=False)
+    if summary.message:
+        console.print(summary.message, markup=False)
+    table = Table("candidate", "status", "score", "parents", "proposer", "motivation", box=None)
+    for member in members:
+        score = f"{member.score:.10g}" if member.score is not None else member.failure or ""
+        table.add_row(
+            member.candidate, member.status, score, " ".join(member.parents), member.proposer, _flat(member.motivation)
+        )
+    console.print(table)
+
+
+def _order(member: Member) -> tuple[bool, int, int]:
+    number, _, attempt = member.candidate.partition(".")
+    return not number.startswith("h"), int(number.removeprefix("h")), int(attempt)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _find(summary: Summary, candidate: str) -> Member:
+    member = summary.members.get(candidate)
+    if member is None:
+        known = ", ".join(sorted(summary.members)[:8])
+        raise Refused(f"run {summary.run} has no candidate {candidate!r}; it has {known} …")
+    return member
+
+
+async def _show_candidate(platform: Platform, summary: Summary, candidate: str, *, as_json: bool) -> None:
+    member = _find(summary, candidate)
+    files = await platform.artifacts.files(member.program)
+    analyzed = await platform.log("user").read(
+        subjects.fact(summary.run, "candidate.analyzed", f"{candidate}.{_stage(summary)}")
+    )
+    lessons = analyzed.fact.model_dump(mode="json") if analyzed else None
+    if as_json:
+        emit({**_member(member), "files": files, "analysis": lessons})
+        return
+    result = f"{member.score:.10g}" if member.score is not None else member.failure or "not measured"
+    console.print(f"{candidate} of {summary.run} · {member.status} · {result} · {member.proposer}", markup=False)
+    console.print(f"parents: {' '.join(member.parents) or 'none'}\n{member.motivation}", markup=False)
+    if lessons:
+        for lesson in lessons["lessons"]:
+            console.print(f"lesson: {lesson['effect']}", markup=False)
+    for path, text in files.items():
+        console.print(f"\n── {path}\n{text}", markup=False)
+
+
+def _stage(summary: Summary) -> str:
+    assert summary.settings is not None
+    return summary.settings.task.stages[0].name
+
+
+@app.command()
+def best(run: Run = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Show the best candidate of a run and write its program below the home."""
+
+    async def work() -> None:
+        async with reading(settings_for(home)) as platform:
+            summary = await runs.summarize(platform, run or await runs.latest(platform))
+            member = summary.best
+            if member is None or member.score is None or summary.settings is None:
+                raise Refused(f"run {summary.run} has no measured candidate yet; `evolvent watch {summary.run}`")
+            path = await write_program(platform, summary.run, member)
+            files = await platform.artifacts.files(member.program)
+        if as_json:
+            emit({**_member(member), "run": summary.run, "path": str(path), "files": files})
+            return
+        objective = summary.settings.task.objective
+        console.print(f"{member.candidate}  {member.score:.10g} {objective.metric}", markup=False)
+        console.print(lines.distance(member.score, objective), markup=False)
+        console.print(f"{path}\n", markup=False)
+        for text in files.values():
+            console.print(text, markup=False)
+
+    perform(work())
+
+
+@app.command()
+def why(
+    candidate: Annotated[str, typer.Argument(help="For example 42.0.")],
+    run: OfRun = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Print the chain of causes that made a candidate, from its round to its result."""
+
+    async def work() -> None:
+        async with reading(settings_for(home)) as platform:
+            name = run or await runs.latest(platform)
+            summary = await runs.summarize(platform, name)
+            _find(summary, candidate)
+            links = chain(await platform.log("user").run(name), candidate)
+        if as_json:
+            emit([link.as_json() for link in links])
+            return
+        for link in links:
+            console.print(f"{link.time:%H:%M:%S.%f}  {'  ' * link.depth}{link.type}  {link.says}", markup=False)
+            console.print(
+                f"                 {'  ' * link.depth}  by {link.source}, because of {link.because}", markup=False
+            )
+
+    perform(work())
+
+
+@app.command()
+def watch(run: Run = None, home: Home = DEFAULT_HOME) -> None:
+    """Follow a run, a line per round, until it ends."""
+
+    async def work() -> int:
+        async with reading(settings_for(home)) as platform:
+            name = run or await runs.latest(platform)
+            await runs.settings_of(platform, name)
+            summary = Summary()
+            filters = [*FOLD.filters(name), filter_for(HandlingFailed, name)]
+            async for record in platform.log("user").follow(filters):
+                summary = FOLD.advance(summary, record)
+                lines.show(record, summary)
+                if isinstance(record.fact, RunFinished):
+                    path = await write_program(platform, name, summary.best) if summary.best else None
+                    lines.ending(record.fact, summary, str(path) if path else None)
+                    return FAILED if record.fact.state == "failed" else OK
+        return OK
+
+    perform(work())
+
+
+@app.command()
+def tail(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Every run when not given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with the facts to come.")] = False,
+    kind: Annotated[str | None, typer.Option("--type", help="Only facts of this type, e.g. discovery.claimed.")] = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Print the facts themselves, in log order."""
+
+    async def work() -> None:
+        async with reading(settings_for(home)) as platform:
+            async for record in _facts(platform, run, kind, live=follow):
+                if as_json:
+                    emit_line(_envelope(record))
+                else:
+                    body = record.fact.model_dump_json(exclude={"type", "run"}, exclude_defaults=True)
+                    console.print(f"{record.time:%H:%M:%S.%f}  {record.fact.subject}  {body[:160]}", markup=False)
+
+    perform(work())
+
+
+async def _facts(platform: Platform, run: str | None, kind: str | None, *, live: bool) -> AsyncIterator[Record[Fact]]:
+    log = platform.log("user")
+    until = None if live else await log.end()
+    async for record in log.follow([subjects.of_run(run) if run else subjects.ALL_FACTS], until=until):
+        if kind is None or record.fact.type == kind:
+            yield record
+
+
+def _envelope(record: Record[Fact]) -> dict[str, Any]:
+    """Render a fact as a CloudEvent in structured mode."""
+    return {
+        "specversion": "1.0",
+        "id": str(record.id),
+        "source": record.source,
+        "type": record.fact.type,
+        "subject": record.fact.subject,
+        "time": record.time.isoformat(),
+        "cause": str(record.cause),
+        "data": record.fact.model_dump(mode="json"),
+    }

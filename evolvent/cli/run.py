@@ -1,0 +1,257 @@
+"""`evolvent run`, `start`, `serve`: begin runs and host the roles that carry them."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evolvent import runs, task, telemetry
+from evolvent.cli import lines
+from evolvent.cli.app import (
+    DEFAULT_HOME,
+    FAILED,
+    FRUITLESS,
+    OK,
+    Home,
+    Json,
+    app,
+    console,
+    emit,
+    errors,
+    perform,
+    settings_for,
+)
+from evolvent.embedded import HomeTaken
+from evolvent.errors import EvolventError, Refused
+from evolvent.hosting import HostGone, attached, host_gone, hosting, reading
+from evolvent.platform import Platform
+from evolvent.programs import write_program
+from evolvent.provision import ROLES
+from evolvent.serve import serve as serve_role
+from evolvent.serve import stop_on_signals
+from evolvent.settings import Settings
+from evolvent.summary import FOLD, Summary
+from evolvent_schemas import HandlingFailed, Resume, RunFinished, filter_for
+
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds of the run.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed makes the same decisions (width 1, no model).")]
+Width = Annotated[int | None, typer.Option(min=1, help="Rounds open at once.")]
+Sampler = Annotated[str | None, typer.Option(help="How parents are chosen: random, greedy, ucb1.")]
+Hours = Annotated[float | None, typer.Option(help="Wall hours after which no round opens.")]
+Usd = Annotated[float | None, typer.Option(help="Money after which no round opens.")]
+Tokens = Annotated[int | None, typer.Option(help="Model tokens after which no round opens.")]
+Name = Annotated[str | None, typer.Option("--run", help="Id of the new run; drawn when not given.")]
+Unsafe = Annotated[bool, typer.Option(help="Go on where no sandbox contains a candidate (tier T3).")]
+Processes = Annotated[bool, typer.Option(help="Each role as a process of its own, restarted when it dies.")]
+
+
+def _plan(folder: Path, seed: int | None, budget: dict[str, Any], options: dict[str, Any]) -> runs.Plan:
+    def given(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value is not None}
+
+    return runs.Plan(task.load(folder), seed, given(budget), given(options))
+
+
+@app.command()
+def run(
+    what: Annotated[str, typer.Argument(metavar="TASK|RUN", help="A task folder, or the id of an unfinished run.")],
+    rounds: Rounds = None,
+    seed: Seed = None,
+    width: Width = None,
+    sampler: Sampler = None,
+    hours: Hours = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    name: Name = None,
+    home: Home = DEFAULT_HOME,
+    processes: Processes = False,
+    allow_unsafe_sandbox: Unsafe = False,
+    as_json: Json = False,
+) -> None:
+    """Carry a search to its end on this machine, or go on with one that was cut off."""
+    settings = settings_for(home, allow_unsafe_sandbox=allow_unsafe_sandbox or None)
+
+    async def work() -> int:
+        plan = None
+        if (Path(what) / "task.toml").is_file() or "/" in what:
+            budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
+            plan = _plan(Path(what), seed, budget, {"width": width, "sampler": sampler})
+        return await _carry(settings, plan, name if plan else what, processes=processes, as_json=as_json)
+
+    perform(work())
+
+
+async def _carry(settings: Settings, plan: runs.Plan | None, run: str | None, *, processes: bool, as_json: bool) -> int:
+    """Host, or attach to the process that hosts this home and take over when it ends."""
+    if settings.home.is_dir() or plan is not None:
+        telemetry.to_file(settings.home / "logs" / "run.jsonl")
+    search = _Search(settings, plan, run, as_json=as_json)
+    while True:
+        try:
+            async with hosting(settings, processes=processes) as roles, attached(settings) as platform:
+                return await search.follow(platform, roles)
+        except HomeTaken:
+            pass
+        try:
+            async with attached(settings) as platform:
+                if not as_json:
+                    console.print(f"another process serves {settings.home}; attached to it", markup=False)
+                return await search.follow(platform, asyncio.create_task(_until_gone(settings)))
+        except HostGone:
+            continue
+
+
+async def _until_gone(settings: Settings) -> None:
+    await host_gone(settings)
+    raise HostGone(f"the process that served {settings.home} has ended")
+
+
+class _Search:
+    """One run as `evolvent run` sees it; it survives a change of host."""
+
+    def __init__(self, settings: Settings, plan: runs.Plan | None, run: str | None, *, as_json: bool) -> None:
+        self.settings, self.plan, self.run, self.as_json = settings, plan, run, as_json
+        self.seen = 0
+        self.summary = Summary()
+
+    async def follow(self, platform: Platform, roles: "asyncio.Task[None]") -> int:
+        """Watch the run to its end, or until the roles that carry it end first."""
+        await self._begin(platform)
+        watching = asyncio.create_task(self._watch(platform))
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({watching, roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                return await self._end(platform, watching.result())
+            if roles.done():
+                roles.result()
+            errors.print(f"\nstopped; nothing is lost, go on with: evolvent run {self.run}", markup=False)
+            return 130
+        finally:
+            for waiting in (watching, stopping, roles):
+                waiting.cancel()
+            await asyncio.gather(watching, stopping, roles, return_exceptions=True)
+
+    async def _begin(self, platform: Platform) -> None:
+        if self.plan is not None:
+            self.run = await runs.start(platform, self.plan, self.run)
+            self.plan = None
+            return
+        assert self.run is not None
+        await runs.settings_of(platform, self.run)
+        if self.seen == 0 and (await runs.summarize(platform, self.run)).state == "paused":
+            await runs.issue(platform, self.run, Resume())
+
+    async def _watch(self, platform: Platform) -> RunFinished:
+        """Print each fact once, also across a change of host.
+
+        Raises:
+            EvolventError: the conductor gave up a fact, so the run cannot end by itself.
+        """
+        assert self.run is not None
+        filters = [*FOLD.filters(self.run), filter_for(HandlingFailed, self.run)]
+        async for record in platform.log("user").follow(filters, start=self.seen + 1):
+            self.seen = record.sequence
+            self.summary = FOLD.advance(self.summary, record)
+            if not self.as_json:
+                lines.show(record, self.summary)
+            if isinstance(record.fact, RunFinished):
+                return record.fact
+            if isinstance(record.fact, HandlingFailed) and record.fact.role == "conductor":
+                raise EvolventError(f"the conductor could not handle {record.fact.handled}: {record.fact.error}")
+        raise EvolventError(f"the log of run {self.run} ended")
+
+    async def _end(self, platform: Platform, finished: RunFinished) -> int:
+        path = None
+        if self.summary.best is not None:
+            path = await write_program(platform, finished.run, self.summary.best)
+        if self.as_json:
+            emit(outcome(finished, self.summary, str(path) if path else None))
+        else:
+            lines.ending(finished, self.summary, str(path) if path else None)
+        if finished.state == "failed":
+            return FAILED
+        return FRUITLESS if finished.state == "budget" and not _valid(self.summary) else OK
+
+
+def _valid(summary: Summary) -> bool:
+    """Tell whether any candidate beside the baseline was measured."""
+    return len(summary.measured) > 1
+
+
+def outcome(finished: RunFinished, summary: Summary, path: str | None) -> dict[str, Any]:
+    """Build the one object that `evolvent run --json` ends with."""
+    best, baseline = finished.best, summary.baseline
+    assert summary.started is not None
+    assert summary.last is not None
+    cost = {"usd": finished.cost.usd, "tokens": finished.cost.tokens}
+    return {
+        "run": finished.run,
+        "state": finished.state,
+        "message": finished.message,
+        "rounds": {"closed": finished.rounds_closed, "failed": finished.rounds_failed},
+        "baseline": {"score": baseline.score if baseline else None},
+        "best": {"candidate": best.candidate, "score": best.score, "path": path} if best else None,
+        "cost": {**cost, "wall_seconds": (summary.last - summary.started).total_seconds()},
+        "report": None,
+    }
+
+
+@app.command()
+def start(
+    folder: Annotated[Path, typer.Argument(metavar="TASK", help="A task folder.")],
+    rounds: Rounds = None,
+    seed: Seed = None,
+    width: Width = None,
+    sampler: Sampler = None,
+    hours: Hours = None,
+    usd: Usd = None,
+    tokens: Tokens = None,
+    name: Name = None,
+    home: Home = DEFAULT_HOME,
+    as_json: Json = False,
+) -> None:
+    """Ask services that run elsewhere for a new run, print its id and leave."""
+
+    async def work() -> None:
+        budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
+        plan = _plan(folder, seed, budget, {"width": width, "sampler": sampler})
+        async with reading(settings_for(home)) as platform:
+            started = await runs.start(platform, plan, name)
+        if as_json:
+            emit({"run": started})
+        else:
+            console.print(f"{started}\nwatch it with: evolvent watch {started}", markup=False)
+
+    perform(work())
+
+
+@app.command()
+def serve(
+    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help=f"Roles to host: {', '.join(ROLES)}, or all.")],
+    home: Home = DEFAULT_HOME,
+    allow_unsafe_sandbox: Unsafe = False,
+) -> None:
+    """Host roles against a server that runs; SIGTERM lets them finish what is in work."""
+    telemetry.to_stderr()
+    settings = settings_for(home, allow_unsafe_sandbox=allow_unsafe_sandbox or None)
+    chosen = list(ROLES) if roles == ["all"] else roles
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        tasks = [asyncio.create_task(serve_role(settings, role, stop)) for role in chosen]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for finished in done:
+                finished.result()
+        finally:
+            stop.set()
+            with contextlib.suppress(Refused):
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    perform(work())

@@ -1,0 +1,1 @@
+"""`evolvent task new` and `evolvent task check`."""
