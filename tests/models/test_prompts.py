@@ -101,6 +101,14 @@ def test_a_design_is_asked_with_all_that_is_known() -> None:
     assert "$" not in text.replace("$26", "")
 
 
+def test_a_second_attempt_asks_something_else() -> None:
+    tried = researcher.Shown(candidate="5.0", score=None, note="it repeats 1.0", files={"program.py": "seen = 1\n"})
+    first, second = (researcher.design_request(question(tried=them), ASKING) for them in ((), (tried,)))
+
+    assert first.digest != second.digest
+    assert "seen = 1" in everything(second.messages)
+
+
 def test_a_rewrite_is_asked_in_its_own_form() -> None:
     text = everything(researcher.design_request(question(mode="rewrite"), ASKING).messages)
     assert "the whole program" in text

@@ -56,6 +56,8 @@ class Question(Value):
     parents: tuple[Shown, ...] = Field(min_length=1)
     """The first is the one that edits apply to."""
     references: tuple[Shown, ...] = ()
+    tried: tuple[Shown, ...] = ()
+    """What this round proposed before and cognition found to repeat an earlier program."""
     found: tuple[Retrieved, ...] = ()
     mode: Mode = "edits"
 
@@ -87,6 +89,7 @@ def design_request(question: Question, asking: Asking, overrides: Mapping[str, s
         functions=", ".join(question.program.functions),
         parents=_programs(question.parents, quotes),
         references=_programs(question.references, quotes) or "None yet.",
+        tried=_programs(question.tried, quotes) or "Nothing yet.",
         knowledge="\n\n".join(_knowledge(question.found, quotes)) or "None yet.",
         form=_form(form, question),
     )
@@ -154,7 +157,7 @@ def _objective(objective: Objective) -> str:
 
 
 def _texts(question: Question) -> Iterator[str]:
-    for shown in (*question.parents, *question.references):
+    for shown in (*question.parents, *question.references, *question.tried):
         yield shown.note
         for path, text in shown.files.items():
             yield from (path, text)
