@@ -1,5 +1,6 @@
 """Structured service logs: JSON lines with the run, round and candidate they are about."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,7 +27,16 @@ def _plain(value: Any) -> str:
 
 
 def to_stderr() -> None:
+    """Write the logs of this process to standard error."""
     _configure(sys.stderr)
+
+
+def only_errors() -> None:
+    """Keep the terminal for the command; what goes wrong for good is told on standard error."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def to_file(path: Path) -> None:

@@ -78,7 +78,7 @@ def _link(record: Record[Fact], by_id: dict[Any, Record[Fact]], depth: int) -> L
     )
 
 
-def _says(fact: Fact) -> str:  # noqa: C901 - one arm for each fact that has something to say
+def _says(fact: Fact) -> str:  # noqa: C901, PLR0912 - one arm for each fact that has something to say
     match fact:
         case RoundOpened(grant=grant):
             return f"{grant.attempts} attempts, {grant.compute_seconds:g} s of compute"

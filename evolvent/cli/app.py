@@ -10,6 +10,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from evolvent import telemetry
 from evolvent.errors import EvolventError, Refused, Unreachable
 from evolvent.settings import Settings
 
@@ -65,4 +66,5 @@ def main() -> None:
     """Enter the command line."""
     from evolvent.cli import audit, doctor, read, run, speak, tasks  # noqa: F401 - each registers its commands
 
+    telemetry.only_errors()
     app()

@@ -11,11 +11,9 @@ def show(record: Record[Fact], summary: Summary) -> None:
     """Print what a person who watches a run wants to know of this fact; most facts print nothing."""
     match record.fact:
         case RunStarted(settings=settings):
-            console.print(
-                f"run {summary.run}: {settings.task.title} · {settings.budget.rounds} rounds · width {settings.width} · "
-                f"sampler {settings.sampler} · proposer {settings.proposer} · seed {settings.seed}",
-                markup=False,
-            )
+            ways = f"sampler {settings.sampler} · proposer {settings.proposer} · seed {settings.seed}"
+            size = f"{settings.budget.rounds} rounds · width {settings.width}"
+            console.print(f"run {summary.run}: {settings.task.title} · {size} · {ways}", markup=False)
         case RoundClosed() as closed:
             console.print(_round(closed, summary), markup=False)
         case RunPaused(message=message):
@@ -66,12 +64,13 @@ def ending(finished: RunFinished, summary: Summary, path: str | None) -> None:
         objective = summary.settings.task.objective
         gap = distance(finished.best.score, objective)
         console.print(f"best      {finished.best.score:.10g} {objective.metric}, candidate {finished.best.candidate}")
-        console.print(f"          {gap}" if gap else "", markup=False)
+        if gap:
+            console.print(f"          {gap}", markup=False)
         console.print(f"program   {path}", markup=False)
         console.print(
-            f"\nnext:\n  evolvent best {run}                 the program that won\n"
-            f"  evolvent why {finished.best.candidate} --run {run}      how it came to be\n"
-            f"  evolvent show {run}                 every candidate\n"
-            f"  evolvent audit replay {run}         check every decision against the log",
+            f"\nnext:\n  evolvent best {run}  # the program that won\n"
+            f"  evolvent why {finished.best.candidate} --run {run}  # how it came to be\n"
+            f"  evolvent show {run}  # every candidate\n"
+            f"  evolvent audit replay {run}  # check every decision against the log",
             markup=False,
         )

@@ -48,7 +48,7 @@ def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
         table = Table("run", "task", "state", "closed", "failed", "best", "started")
         for summary in found:
             row = _summary(summary)
-            best = f"{row['best']['score']:.10g}" if row["best"] else "–"
+            best = f"{row['best']['score']:.10g}" if row["best"] else "-"
             counts = (str(row["rounds"]["closed"]), str(row["rounds"]["failed"]))
             table.add_row(row["run"], row["task"], row["state"], *counts, best, row["started"][:19])
         console.print(table)

@@ -72,24 +72,22 @@ class Engineer:
 
     async def _try(self, order: "_Order", attempt: int, effects: Effects) -> Fact:
         run, key = effects.cause.fact.run, order.key(attempt)
-        started = ExperimentStarted(
-            run=run,
-            candidate=order.candidate,
-            stage=order.stage.name,
-            seed=order.seed,
-            attempt=attempt,
-            tier=self.backend.tier,
-            backend=self.name,
-        )
 
         async def start() -> ExperimentStarted:
-            return started
+            return ExperimentStarted(
+                run=run,
+                candidate=order.candidate,
+                stage=order.stage.name,
+                seed=order.seed,
+                attempt=attempt,
+                tier=self.backend.tier,
+                backend=self.name,
+            )
 
         async def measure() -> Fact:
-            outcome = await self.backend.evaluate(order.experiment(run, attempt))
-            return _fact(started, outcome)
+            return _fact(await start(), await self.backend.evaluate(order.experiment(run, attempt)))
 
-        await effects.observe((started.subject,), start)
+        await effects.observe((subjects.fact(run, "experiment.started", key),), start)
         ends = tuple(subjects.fact(run, f"experiment.{end}", key) for end in ("completed", "failed"))
         return await effects.observe(ends, measure)
 
