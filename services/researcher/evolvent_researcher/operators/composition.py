@@ -38,7 +38,7 @@ from evolvent_researcher.operators.syntax import (
 
 Part = Literal["refinement", "search", "repetition", "construction", "variant"]
 _ORDER: tuple[Part, ...] = ("construction", "variant", "refinement", "search", "repetition")
-COUNTS = (2, 1, 1)
+COUNTS = (1, 1, 1)
 """How often one, two or three snippets go in at once."""
 _PARTS: dict[str, Part] = {"result": "refinement", "refine": "search", "attempt": "repetition"}
 

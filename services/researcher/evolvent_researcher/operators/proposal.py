@@ -15,12 +15,16 @@ from evolvent_schemas.values import ProgramSpec
 __all__ = ["OPERATORS", "Parent", "Proposal", "Snippet", "propose"]
 
 OPERATORS: dict[str, tuple[Operator, float]] = {
-    "insertion": (insert_snippets, 5),
+    "insertion": (insert_snippets, 10),
     "recombination": (recombine, 2),
     "constants": (mutate_constants, 3),
     "structure": (mutate_structure, 1.5),
 }
-"""Operators with the weights by which they are drawn; one that does not apply leaves its share to the others."""
+"""Operators with the weights by which they are drawn; one that does not apply leaves its share to the others.
+
+Chosen on circle packing with three items drawn blindly per round: with weight 5 for insertion, one seed in seven did
+not meet the decisive item within 60 rounds and stayed below 2.45.
+"""
 
 TRIES = 24
 """Draws per parent before the next parent is tried; most proposals need one or two."""
