@@ -5,7 +5,7 @@ from typing import Protocol
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 
-from evolvent.errors import Permanent, Refused, Transient
+from evolvent.errors import EvolventError, Permanent, Refused, Transient
 
 BATCH = 128
 """Texts per request; several servers refuse more."""
@@ -52,7 +52,11 @@ class EndpointEmbedder:
         """
         # Retries are JetStream's alone.
         embedder = cls(AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=60), model, 0)
-        embedder.dimensions = len((await embedder._ask(["length"]))[0])
+        try:
+            embedder.dimensions = len((await embedder._ask(["length"]))[0])  # noqa: SLF001  its own class
+        except EvolventError:
+            await embedder.close()
+            raise
         return embedder
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -35,7 +35,7 @@ class QdrantIndex:
     async def query_batch(self, requests: Sequence[QueryRequest]) -> list[list[ScoredPoint]]:
         async with _classified(self._name):
             exact = (await self._client.count(self._name)).count < EXACT_BELOW
-            batch = [_request(request, exact=exact) for request in requests]
+            batch = [_request(request, exact=exact if self._remote else None) for request in requests]
             answers = await self._client.query_batch_points(self._name, batch)
         return [[_scored(point) for point in answer.points] for answer in answers]
 
@@ -116,7 +116,7 @@ def _point(point: PointStruct) -> models.PointStruct:
     return models.PointStruct(id=point.id, vector=cast("models.VectorStruct", vectors), payload=dict(point.payload))
 
 
-def _request(request: QueryRequest, *, exact: bool) -> models.QueryRequest:
+def _request(request: QueryRequest, *, exact: bool | None) -> models.QueryRequest:
     visible = models.Filter(must=[models.FieldCondition(key="ordinal", range=models.Range(lte=request.up_to))])
     vector = _sparse(request.vector) if isinstance(request.vector, Sparse) else request.vector
     return models.QueryRequest(
@@ -129,10 +129,11 @@ def _request(request: QueryRequest, *, exact: bool) -> models.QueryRequest:
     )
 
 
-def _params(request: QueryRequest, visible: models.Filter, *, exact: bool) -> models.SearchParams:
+def _params(request: QueryRequest, visible: models.Filter, *, exact: bool | None) -> models.SearchParams | None:
     if request.using == SPARSE:
         return models.SearchParams(idf=models.IdfCorpusParams(corpus=visible))
-    return models.SearchParams(exact=exact)
+    # The client's own engine is always exact, and warns when told so.
+    return None if exact is None else models.SearchParams(exact=exact)
 
 
 def _sparse(vector: Sparse) -> models.SparseVector:
