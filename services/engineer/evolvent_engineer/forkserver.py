@@ -26,6 +26,7 @@ from evolvent_engineer import candidate, evaluator, wire
 from evolvent_engineer.confinement import Confinement, Settings, Spec, orphans
 
 _CHANNEL = 3
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 _ROLES = {"evaluator": evaluator.run, "candidate": candidate.serve}
 
 
@@ -82,35 +83,33 @@ class Server:
             os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        while self._children or orphans(set()):
-            try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            if name := self._children.pop(pid, None):
-                self._gone(pid)
-                cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-                wire.send(self._control, {"exited": name, "status": status, "cpu": cpu, "peak": peak})
+        """Report every child that has ended."""
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                self._bury(ended.si_pid)
 
-    def _gone(self, pid: int) -> None:
-        """End what a child left behind: its process group, and daemons that have become ours as subreaper."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        for orphan in orphans(set(self._children)):
-            with contextlib.suppress(ProcessLookupError):
+    def _bury(self, pid: int) -> None:
+        """Reap one child, after its group: until it is reaped its number cannot be another's."""
+        self._kill(pid)
+        _, status, usage = os.wait4(pid, 0)
+        if name := self._children.pop(pid, None):
+            self._adopt()
+            cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _MAXRSS_UNIT
+            wire.send(self._control, {"exited": name, "status": status, "cpu": cpu, "peak": peak})
+
+    def _adopt(self) -> None:
+        """End whatever has become ours as subreaper; its own children become ours in turn."""
+        while left := orphans(set(self._children)):
+            for orphan in left:
                 os.kill(orphan, signal.SIGKILL)
+                os.waitpid(orphan, 0)
 
     def _end(self) -> None:
-        signal.set_wakeup_fd(-1)
         for pid in self._children:
             self._kill(pid)
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, _ = os.wait()
-                if self._children.pop(pid, None):
-                    self._gone(pid)
+            os.waitpid(pid, 0)
+        self._children.clear()
+        self._adopt()
 
 
 def _become(spec: Spec, confinement: Confinement, descriptors: Sequence[int]) -> None:

@@ -98,7 +98,7 @@ class Evaluation:
                 case {"open": int(number)}:
                     await self._open(number, control)
                 case {"close": int(number)}:
-                    await self._cells.end(self._sandboxes[number])
+                    await self._end(self._sandboxes[number])
                 case {"completed": dict()} | {"failed": dict()} as report:
                     return dict(report)
                 case other:
@@ -128,6 +128,16 @@ class Evaluation:
         with channel:
             socket.send_fds(control, [b"."], [channel.fileno()])
 
+    async def _end(self, cell: Cell) -> None:
+        """End a sandbox, and look once more for what it broke since the last sample."""
+        if cell.ended:
+            return
+        await self._check_folder(cell)
+        await self._cells.end(cell)
+        if cell.starved:
+            self._broken("memory_limit", "memory", cell.peak / MB, self._limits.memory_mb, "MiB")
+        self._check(Usage(cell.cpu, cell.peak))
+
     def _overflowed(self, size: int) -> None:
         limit = self._limits.output_kb * 1024
         self._broken("output_limit", "output", size, limit, "bytes")
@@ -153,10 +163,9 @@ class Evaluation:
                     await self._check_folder(cell)
 
     def _check(self, usage: Usage) -> None:
-        limits = self._limits
-        others = sum(cell.cpu for cell in self._sandboxes.values() if cell.ended)
-        if usage.cpu + others > limits.cpu_seconds:
-            self._broken("cpu_limit", "cpu", usage.cpu + others, limits.cpu_seconds, "s")
+        limits, cpu = self._limits, sum(cell.cpu for cell in self._sandboxes.values())
+        if cpu > limits.cpu_seconds:
+            self._broken("cpu_limit", "cpu", cpu, limits.cpu_seconds, "s")
         if usage.memory > limits.memory_mb * MB:
             self._broken("memory_limit", "memory", usage.memory / MB, limits.memory_mb, "MiB")
         if usage.processes > limits.processes:
@@ -176,7 +185,7 @@ class Evaluation:
             cell = self._sandboxes[report["failed"]["sandbox"]]
             await cell.wait(_EXIT_SECONDS)
         for each in self._sandboxes.values():
-            await self._cells.end(each)
+            await self._end(each)
         if self._breach.done():
             report = {"failed": asdict(self._breach.result())}
         elif ended:
@@ -229,8 +238,6 @@ def _explained(cell: Cell, limits: Limits) -> Breach:
     exited = cell.exit
     if exited is None:
         return Breach("crashed", "the candidate closed its channel", {})
-    if cell.starved:
-        return Breach("memory_limit", "the kernel ended a process for memory", _of(cell.peak / MB, limits.memory_mb))
     killer = -os.waitstatus_to_exitcode(exited.status)
     if killer == signal.SIGXCPU or (killer == signal.SIGKILL and cell.cpu >= limits.cpu_seconds):
         return Breach("cpu_limit", f"{cell.cpu:.2f} s of CPU time", _of(cell.cpu, limits.cpu_seconds))

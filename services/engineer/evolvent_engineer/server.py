@@ -116,12 +116,15 @@ class ForkServer:
         try:
             fault = (await receive(ours, limit=_EVENT_LIMIT))["fault"]
         except (EOFError, OSError):
+            await _end(process, ours)
             fault = f"the fork server ended at its start: {await asyncio.to_thread(_tail, errors)}"
         except BaseException:
             await _end(process, ours)
+            ours.close()
             raise
         if fault is not None:
             await _end(process, ours)
+            ours.close()
             raise ServerError(fault)
         return cls(process, ours)
 

@@ -2,7 +2,8 @@
 
 A frame is `<u32 header bytes> <u64 buffer bytes> <header> <buffers>`. The header is MessagePack; an array in it is
 extension 1, `[dtype, shape]`, whose contents follow in the buffers, in order, each at a multiple of 64 bytes.
-Reading a frame can run no code: there is one extension, and its type, shape and size are checked.
+Reading a frame can run no code: there is one extension, and its type, shape and size are checked. (MessagePack's
+own timestamps are read as numbers.)
 """
 
 import math
@@ -74,7 +75,7 @@ def decode(header: bytes | bytearray, buffers: bytearray) -> Any:
     """
     reader = _Arrays(buffers)
     try:
-        value = msgpack.unpackb(header, ext_hook=reader.take, strict_map_key=True)
+        value = msgpack.unpackb(header, ext_hook=reader.take, strict_map_key=True, timestamp=1)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise WireError(f"not a frame: {error}") from error
     if reader.offset != len(buffers):
