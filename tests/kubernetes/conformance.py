@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import aiohttp
+from yarl import URL
 
 RECORDED = Path(__file__).parent / "recorded"
 NAMESPACE = "probe-1795221395"
@@ -25,7 +26,7 @@ _STAND_INS = ("OpenAPI-Generator", "kubelet")
 
 def recorded() -> dict[str, Exchange]:
     """All recorded exchanges, in order."""
-    first = json.loads((RECORDED / "real_v1.36.2.json").read_text())
+    first: dict[str, Exchange] = json.loads((RECORDED / "real_v1.36.2.json").read_text())
     return first | {f"cluster-wide {name}": found for name, found in _expired().items()}
 
 
@@ -37,7 +38,7 @@ def _expired() -> dict[str, Exchange]:
 def job(name: str, **more: Any) -> dict[str, Any]:
     """A Job as the recorder built them; keywords go into the spec, `sim` into the pod's annotations."""
     annotations = {f"sim/{key}": str(value) for key, value in more.pop("sim", {"seconds": 0.5}).items()}
-    container = {"name": "train", "image": "r.local/t:1", "command": ["python", "-m", "t"]}
+    container: Exchange = {"name": "train", "image": "r.local/t:1", "command": ["python", "-m", "t"]}
     container |= {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
     pod = {"metadata": {"annotations": annotations}, "spec": {"restartPolicy": "Never", "containers": [container]}}
     metadata = {"name": name, "labels": {"app": "ml", "candidate": name}}
@@ -86,7 +87,7 @@ class Replay:
         data = self._ours(body) if isinstance(body, str) else json.dumps(json.loads(self._ours(json.dumps(body))))
         url = self.url + self._path(request["path"])
         async with self.session.request(
-            request["method"], _encoded(url), headers=headers, data=None if body is None else data
+            request["method"], URL(url, encoded=True), headers=headers, data=None if body is None else data
         ) as response:
             answer: Exchange = {"status": response.status, "headers": dict(response.headers)}
             if "stream_s" in request and "events" in exchange["response"]:
@@ -98,7 +99,9 @@ class Replay:
 
     def _headers(self, name: str, request: Exchange) -> dict[str, str]:
         token = {"bad token 401": "nonsense", "rbac 403": self.tokens["limited"]}.get(name, self.tokens["admin"])
-        headers = {"User-Agent": "probe/1"} | ({} if name == "no token 403 anonymous" else {"Authorization": f"Bearer {token}"})
+        headers = {"User-Agent": "probe/1"} | (
+            {} if name == "no token 403 anonymous" else {"Authorization": f"Bearer {token}"}
+        )
         if "body" in request:
             headers["Content-Type"] = request.get("ctype", "application/json")
         return headers
@@ -140,16 +143,6 @@ class Replay:
             self.learned[f'"resourceVersion": "{theirs}"'] = f'"resourceVersion": "{ours}"'
         elif key in ("uid", "continue") or (key == "name" and theirs != ours and _POD.fullmatch(str(theirs))):
             self.learned[theirs] = ours
-
-
-def _encoded(url: str) -> Any:
-    from yarl import URL
-
-    return URL(url, encoded=True)
-
-
-def quoted(text: str) -> str:
-    return quote(text, safe="")
 
 
 def normal(value: Any, namespace: str = NAMESPACE) -> Any:

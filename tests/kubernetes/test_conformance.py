@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,7 +25,7 @@ async def _send(replay: Replay, method: str, path: str, body: Any = None) -> Exc
 
 async def _until(replay: Replay, path: str, ready: Callable[[Exchange], bool]) -> None:
     async with asyncio.timeout(30):
-        while not ready(await _send(replay, "GET", path)):
+        while not ready(await _send(replay, "GET", path)):  # noqa: ASYNC110 - the recorder could only ask, too
             await asyncio.sleep(0.02)
 
 
@@ -99,9 +100,9 @@ async def _against_the_fake() -> Answers:
 
 
 NEEDS_KUBELET = (
-    "job get finished", "pods by label", "list selector", "fieldSelector metadata", "list limit", "list continue", "Table get",
-    "PUT", "immutable", "merge patch", "strategic patch", "watch", "status ", "pending pod", "pod log", "quota exceeded",
-    "delete", "get deleting", "generateName", "openapi", "cluster-wide",
+    "job get finished", "pods by label", "list selector", "fieldSelector metadata", "list limit", "list continue",
+    "Table get", "PUT", "immutable", "merge patch", "strategic patch", "watch", "status ", "pending pod", "pod log",
+    "quota exceeded", "delete", "get deleting", "generateName", "openapi", "cluster-wide",
 )  # fmt: skip
 """A real cluster has real nodes: what depends on pods that end in half a second is replayed on the fake only."""
 
@@ -119,8 +120,7 @@ async def _against(url: str, tokens: dict[str, str]) -> Answers:
 
 def _real_cluster(path: str) -> tuple[str, dict[str, str]]:
     """Server and tokens of the current context; the limited user's token is the user named `limited`."""
-    with open(path) as file:
-        config = yaml.safe_load(file)
+    config = yaml.safe_load(Path(path).read_text())
     by_name = {user["name"]: user["user"].get("token", "") for user in config["users"]}
     context = next(c["context"] for c in config["contexts"] if c["name"] == config["current-context"])
     server = next(c["cluster"]["server"] for c in config["clusters"] if c["name"] == context["cluster"])

@@ -37,7 +37,12 @@ class Cluster:
 
     def namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Create a namespace, as an administrator would."""
-        metadata = {"name": name, "uid": self.store.uid(), "creationTimestamp": self.clock.stamp(), "labels": dict(labels or {})}
+        metadata = {
+            "name": name,
+            "uid": self.store.uid(),
+            "creationTimestamp": self.clock.stamp(),
+            "labels": dict(labels or {}),
+        }
         item: Manifest = {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata}
         defaults.namespace(item)
         item |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}

@@ -45,6 +45,14 @@ def leaves(resource: Resource, item: Manifest) -> Leaves:
     return found
 
 
+def leaves_again(resource: Resource, item: Manifest, before: Manifest, known: Leaves) -> Leaves:
+    """The same as `leaves`, sparing the specification when it is that of `before`, whose leaves are known."""
+    if item.get("spec") is None or item["spec"] != before.get("spec"):
+        return leaves(resource, item)
+    rest = leaves(resource, {key: value for key, value in item.items() if key != "spec"})
+    return {path: value for path, value in known.items() if path[0] == "f:spec"} | rest
+
+
 def _walk(kind: Schema, value: Any, path: Path, found: Leaves) -> None:
     if isinstance(value, dict) and kind.get("x-kubernetes-map-type") != "atomic":
         _walk_map(kind, value, path, found)
@@ -82,6 +90,8 @@ class Owner:
     subresource: str
     time: str
     paths: set[Path] = field(default_factory=set)
+    rendered: Manifest | None = None
+    """The entry as last shown; none once a path or the time has changed."""
 
 
 @dataclass
@@ -127,16 +137,20 @@ class Ownership:
 
     def _take(self, paths: set[Path], manager: str, operation: str, subresource: str, time: str) -> None:
         for owner in self.owners.values():
-            if owner.operation == "Update":
+            if owner.operation == "Update" and owner.paths & paths:
                 owner.paths -= paths
+                owner.rendered = None
         mine = self.owners.setdefault((manager, operation, subresource), Owner(manager, operation, subresource, time))
         mine.paths |= paths
         mine.time = time
+        mine.rendered = None
 
     def _forget(self, after: Leaves) -> None:
         maps = {path[:-1] for path in after if path[-1] == "."}
         for key, owner in list(self.owners.items()):
-            owner.paths = {path for path in owner.paths if path in after or path in maps}
+            kept = {path for path in owner.paths if path in after or path in maps}
+            if kept != owner.paths:
+                owner.paths, owner.rendered = kept, None
             if not owner.paths:
                 del self.owners[key]
 
@@ -146,6 +160,12 @@ class Ownership:
 
 
 def _entry(owner: Owner, api_version: str) -> Manifest:
+    if owner.rendered is None:
+        owner.rendered = _render(owner, api_version)
+    return owner.rendered
+
+
+def _render(owner: Owner, api_version: str) -> Manifest:
     entry = {"manager": owner.manager, "operation": owner.operation, "apiVersion": api_version, "time": owner.time}
     tree: Manifest = {}
     for path in sorted(owner.paths):

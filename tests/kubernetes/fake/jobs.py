@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.fake import defaults
 from tests.kubernetes.fake.pods import condition, ended, terminating
 from tests.kubernetes.fake.resources import JOBS, PODS
-from tests.kubernetes.fake.status import Manifest
+from tests.kubernetes.fake.status import Manifest, clone
 
 if TYPE_CHECKING:
     from tests.kubernetes.fake.cluster import Cluster
@@ -79,7 +78,9 @@ class JobController:
             return
         self._timed.add((uid, "ttl"))
         metadata = job["metadata"]
-        self._cluster.clock.call_later(ttl, lambda: self._cluster.store.remove(JOBS, metadata["namespace"], metadata["name"]))
+        self._cluster.clock.call_later(
+            ttl, lambda: self._cluster.store.remove(JOBS, metadata["namespace"], metadata["name"])
+        )
 
     def _suspend(self, job: Manifest, pods: list[Manifest]) -> None:
         for pod in pods:
@@ -181,7 +182,9 @@ class JobController:
             self._wake(job["metadata"]["namespace"], job["metadata"]["name"], delay)
         if self._cluster.clock.seconds < self._not_before[uid]:
             return []
-        blocking = [pod for pod in pods if not ended(pod) and (spec["podReplacementPolicy"] == "Failed" or not terminating(pod))]
+        blocking = [
+            pod for pod in pods if not ended(pod) and (spec["podReplacementPolicy"] == "Failed" or not terminating(pod))
+        ]
         room = min(spec["parallelism"], spec["completions"] - len(_succeeded(pods))) - len(blocking)
         taken = {_index(pod) for pod in blocking} | _succeeded(pods)
         free = [index for index in range(spec["completions"]) if str(index) not in taken]
@@ -205,12 +208,14 @@ class JobController:
         if index is not None:
             pod["metadata"]["labels"] = pod["metadata"]["labels"] | {INDEX: str(index)}
             pod["metadata"]["annotations"] = pod["metadata"].get("annotations", {}) | {INDEX: str(index)}
-        pod["spec"] = copy.deepcopy(template["spec"])
+        pod["spec"] = clone(template["spec"])
         defaults.pod(pod, self._cluster.priority)
         owned = pod | {"status": {}, "spec": {k: v for k, v in pod["spec"].items() if k not in _ADMITTED}}
         return self._cluster.store.create(PODS, pod, MANAGER, owned)
 
-    def _report(self, job: Manifest, active: list[Manifest], leaving: list[Manifest], fresh: list[Manifest]) -> Manifest:
+    def _report(
+        self, job: Manifest, active: list[Manifest], leaving: list[Manifest], fresh: list[Manifest]
+    ) -> Manifest:
         """The status as it stands before finished pods are counted."""
         waiting = {
             "succeeded": [pod["metadata"]["uid"] for pod in fresh if pod["status"]["phase"] == "Succeeded"],

@@ -1,12 +1,11 @@
 """LIST: selectors, pages, versions."""
 
-import copy
 from collections.abc import Mapping
 
 from tests.kubernetes.fake import defaults, selectors
 from tests.kubernetes.fake.cluster import Cluster
 from tests.kubernetes.fake.resources import Target
-from tests.kubernetes.fake.status import ApiError, Manifest
+from tests.kubernetes.fake.status import ApiError, Manifest, clone
 from tests.kubernetes.fake.store import continue_token, read_continue
 
 
@@ -32,7 +31,7 @@ def list_objects(cluster: Cluster, found: Target, query: Mapping[str, str]) -> M
     if rest:
         metadata |= {"continue": continue_token(version, _place(page[-1])), "remainingItemCount": len(rest)}
     kind = f"{found.resource.kind}List"
-    shown = [defaults.bare(copy.deepcopy(item)) for item in page]
+    shown = [defaults.bare(clone(item)) for item in page]
     return {"kind": kind, "apiVersion": found.resource.api_version, "metadata": metadata, "items": shown}
 
 

@@ -72,12 +72,15 @@ class Scheduler:
 
     def _pass(self) -> None:
         self._due = False
+        room = {name: self._free(node) for name, node in self._nodes.items()}
         pods = [self._cluster.store.peek(PODS, key[1], key[2]) for key in self._waiting]
         live = [pod for pod in pods if pod is not None and not terminating(pod)]
         hopeless: dict[str, str] = {}
         for pod in sorted(live, key=lambda pod: -pod["spec"]["priority"]):
-            shape = json.dumps([_needs(pod), pod["spec"]["priority"], pod["spec"].get("nodeSelector")], default=str, sort_keys=True)
-            if shape not in hopeless and (reason := self._place(pod)):
+            shape = json.dumps(
+                [_needs(pod), pod["spec"]["priority"], pod["spec"].get("nodeSelector")], default=str, sort_keys=True
+            )
+            if shape not in hopeless and (reason := self._place(pod, room)):
                 hopeless[shape] = reason
             if shape in hopeless:
                 self._refuse(pod, hopeless[shape])
@@ -90,14 +93,15 @@ class Scheduler:
                     free[key] = free.get(key, Decimal(0)) - amount
         return free
 
-    def _place(self, pod: Manifest) -> str:
+    def _place(self, pod: Manifest, room: dict[str, Amounts]) -> str:
         """Bind the pod and return nothing, or say why it stays."""
         needs = _needs(pod)
         reasons: Counter[str] = Counter()
         for node in self._nodes.values():
-            lacking = _misfit(pod, node) or _lacking(needs, self._free(node))
+            lacking = _misfit(pod, node) or _lacking(needs, room[node.name])
             if not lacking:
                 self._bind(pod, node, needs)
+                room[node.name] = {key: free - needs.get(key, Decimal(0)) for key, free in room[node.name].items()}
                 return ""
             reasons.update(lacking)
         if self._preempt(pod, needs):
@@ -156,8 +160,13 @@ def _misfit(pod: Manifest, node: Node) -> list[str]:
     wanted = pod["spec"].get("nodeSelector", {})
     if any(node.labels.get(key) != value for key, value in wanted.items()):
         return ["node(s) didn't match Pod's node affinity/selector"]
-    tolerated = [toleration for toleration in pod["spec"]["tolerations"] if toleration.get("effect") in (None, "NoSchedule")]
+    tolerated = [
+        toleration for toleration in pod["spec"]["tolerations"] if toleration.get("effect") in (None, "NoSchedule")
+    ]
     for key, value in node.taints:
-        if not any(t.get("key") in (None, key) and (t.get("operator") == "Exists" or t.get("value") == value) for t in tolerated):
+        if not any(
+            t.get("key") in (None, key) and (t.get("operator") == "Exists" or t.get("value") == value)
+            for t in tolerated
+        ):
             return ["node(s) had untolerated taint(s)"]
     return []

@@ -116,7 +116,14 @@ def _wrong_types(schema: Schema, value: Any, path: str, owner: str) -> Iterator[
             yield from _wrong_types(child(schema, key), item, _join(path, key), inner)
 
 
-_GO_OF = {"string": "string", "boolean": "bool", "integer": "int", "number": "float64", "object": "map", "array": "slice"}
+_GO_OF = {
+    "string": "string",
+    "boolean": "bool",
+    "integer": "int",
+    "number": "float64",
+    "object": "map",
+    "array": "slice",
+}
 
 
 def _first(allowed: str | list[str]) -> str:

@@ -53,7 +53,11 @@ def _token(rest: str) -> str:
 def _term(found: re.Match[str]) -> Match:
     if key := found["key"]:
         values = {value.strip() for value in found["values"].split(",")}
-        return (lambda given: given.get(key) in values) if found["set"] == "in" else lambda given: given.get(key) not in values
+        return (
+            (lambda given: given.get(key) in values)
+            if found["set"] == "in"
+            else lambda given: given.get(key) not in values
+        )
     if lhs := found["lhs"]:
         same = found["op"] != "!="
         return lambda given: (given.get(lhs) == found["rhs"]) is same

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
+import orjson
 from aiohttp import web
 
 from tests.kubernetes.fake.cluster import Cluster
@@ -51,7 +52,9 @@ class ApiServer:
             self._ticker = asyncio.create_task(self.cluster.clock.follow(self._rate))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
         self.drop_watches()
@@ -160,7 +163,9 @@ class ApiServer:
         options = await _options(request)
         listed = list_objects(self.cluster, found, request.query)
         for item in listed["items"]:
-            self._writer.delete(Target(found.resource, item["metadata"]["namespace"], item["metadata"]["name"]), options)
+            self._writer.delete(
+                Target(found.resource, item["metadata"]["namespace"], item["metadata"]["name"]), options
+            )
         return Reply(200, listed, [ORPHANS] if "propagationPolicy" not in options else [])
 
 
@@ -185,7 +190,7 @@ def _failure(fault: Fault) -> ApiError:
 
 
 def _json(code: int, body: Manifest, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(status=code, body=json.dumps(body).encode(), content_type="application/json", headers=headers)
+    return web.Response(status=code, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
 
 def _warnings(found: list[str]) -> dict[str, str]:
@@ -243,8 +248,6 @@ async def _options(request: web.Request) -> Manifest:
     given = {key: value for key, value in request.query.items() if key in ("propagationPolicy", "gracePeriodSeconds")}
     found: Manifest = (json.loads(text) if text else {}) | given
     return found
-
-
 
 
 def _openapi() -> web.Response:

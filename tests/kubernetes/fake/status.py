@@ -2,7 +2,20 @@
 
 from typing import Any
 
+import orjson
+
 Manifest = dict[str, Any]
+
+
+def clone(item: Manifest) -> Manifest:
+    """A copy that may be changed; `managedFields`, which nobody changes in place, is shared because it is the bulk."""
+    metadata = item.get("metadata", {})
+    shared = metadata.get("managedFields")
+    rest = item if shared is None else item | {"metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
+    found: Manifest = orjson.loads(orjson.dumps(rest))
+    if shared is not None:
+        found["metadata"]["managedFields"] = shared
+    return found
 
 
 class ApiError(Exception):

@@ -1,7 +1,6 @@
 """etcd and the watch cache: objects under one global version, and the log of their changes."""
 
 import base64
-import copy
 import itertools
 import json
 import random
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tests.kubernetes.fake.clock import Clock
-from tests.kubernetes.fake.fields import Leaves, Ownership, leaves
+from tests.kubernetes.fake.fields import Leaves, Ownership, leaves, leaves_again
 from tests.kubernetes.fake.resources import Resource
-from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, expired
+from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, clone, expired
 
 Key = tuple[str, str, str]
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
@@ -61,7 +60,7 @@ class Store:
 
     def peek(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         found = self._objects.get((resource.qualified, namespace, name))
-        return copy.deepcopy(found) if found is not None else None
+        return clone(found) if found is not None else None
 
     def get(self, resource: Resource, namespace: str, name: str) -> Manifest:
         """Read one object.
@@ -97,7 +96,7 @@ class Store:
         """What `create` would answer, storing nothing."""
         ownership = Ownership()
         ownership.update({}, leaves(resource, owned), manager, "", self.clock.stamp())
-        shown = copy.deepcopy(item)
+        shown = clone(item)
         shown["metadata"]["managedFields"] = ownership.render(resource.api_version)
         return shown
 
@@ -113,11 +112,11 @@ class Store:
             raise not_found(resource, key[2])
         self._refuse_stale(resource, item, before)
         if _content(before) == _content(item):
-            return copy.deepcopy(before)
+            return clone(before)
         uid = before["metadata"]["uid"]
-        after = leaves(resource, item)
+        after = leaves_again(resource, item, before, self._leaves[uid])
         self._owners[uid].update(self._leaves[uid], after, manager, subresource, self.clock.stamp())
-        return self._write(resource, key, before, item)
+        return self._write(resource, key, before, item, after)
 
     def apply(self, resource: Resource, wanted: Manifest, item: Manifest, manager: str, *, new: bool) -> Manifest:
         """Server-side apply of `wanted`, of which `item` is the merged object."""
@@ -136,17 +135,19 @@ class Store:
             message = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {text}'
             raise ApiError(409, "Conflict", message, details=resource.details(name))
 
-    def _write(self, resource: Resource, key: Key, before: Manifest | None, item: Manifest) -> Manifest:
+    def _write(
+        self, resource: Resource, key: Key, before: Manifest | None, item: Manifest, known: Leaves | None = None
+    ) -> Manifest:
         self.version += 1
-        item = copy.deepcopy(item)
+        item = clone(item)
         metadata = item["metadata"]
         metadata["resourceVersion"] = str(self.version)
         uid = metadata["uid"]
-        self._leaves[uid] = leaves(resource, item)
+        self._leaves[uid] = leaves(resource, item) if known is None else known
         metadata["managedFields"] = self._owners[uid].render(resource.api_version)
         self._objects[key] = item
         self._record(Change(self.version, key, before, item, item))
-        return copy.deepcopy(item)
+        return clone(item)
 
     def remove(self, resource: Resource, namespace: str, name: str) -> None:
         """Delete at once; nothing happens when the object is gone already."""

@@ -16,7 +16,9 @@ _EXAMPLE = "lower case alphanumeric characters, '-' or '.', and must start and e
 def name(value: str) -> Iterator[Cause]:
     if not re.fullmatch(_SUBDOMAIN, value):
         rule = f"a lowercase RFC 1123 subdomain must consist of {_EXAMPLE}"
-        message = f"Invalid value: \"{value}\": {rule} (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+        message = (
+            f"Invalid value: \"{value}\": {rule} (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+        )
         yield "FieldValueInvalid", message, "metadata.name"
 
 
@@ -62,7 +64,9 @@ def _policy(spec: Manifest) -> Iterator[Cause]:
     rules = spec.get("podFailurePolicy", {}).get("rules", [])
     pod = spec["template"]["spec"]
     if rules and pod["restartPolicy"] != "Never":
-        message = f'Invalid value: "{pod["restartPolicy"]}": only "Never" is supported when podFailurePolicy is specified'
+        message = (
+            f'Invalid value: "{pod["restartPolicy"]}": only "Never" is supported when podFailurePolicy is specified'
+        )
         yield "FieldValueInvalid", message, "spec.template.spec.restartPolicy"
     names = {container["name"] for container in pod.get("initContainers", []) + pod["containers"]}
     for index, rule in enumerate(rules):
@@ -128,7 +132,10 @@ def restricted(spec: Manifest) -> str:
             'must set securityContext.capabilities.drop=["ALL"]',
         ),
         _inherited(
-            spec, lambda s: s.get("runAsNonRoot") is True, "runAsNonRoot != true", "must set securityContext.runAsNonRoot=true"
+            spec,
+            lambda s: s.get("runAsNonRoot") is True,
+            "runAsNonRoot != true",
+            "must set securityContext.runAsNonRoot=true",
         ),
         _inherited(
             spec,

@@ -1,9 +1,9 @@
 """WATCH: a stream of changes, resumable until the log is compacted."""
 
 import asyncio
-import json
 from collections.abc import Callable
 
+import orjson
 from aiohttp import web
 
 from tests.kubernetes.fake import selectors
@@ -28,7 +28,7 @@ async def watch(cluster: Cluster, request: web.Request, found: Target) -> web.St
         await response.prepare(request)
         while (event := await queue.get()) is not None:
             line = {"type": event[0], "object": event[1]}
-            await response.write(json.dumps(line).encode() + b"\n")
+            await response.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         await response.write_eof()
     except ConnectionResetError:
         pass  # the client went away, which is how most watches end
@@ -112,4 +112,6 @@ def _bookmark_later(cluster: Cluster, found: Target, queue: asyncio.Queue[Event]
 
 
 def _bad_version(version: str) -> ApiError:
-    return ApiError(500, "", f'resourceVersion: Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax')
+    return ApiError(
+        500, "", f'resourceVersion: Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax'
+    )

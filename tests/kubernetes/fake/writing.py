@@ -1,6 +1,5 @@
 """CREATE, UPDATE, PATCH, DELETE: decoding, defaulting, admission, validation, then the store."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from tests.kubernetes.fake import defaults, patches, schema, validation
 from tests.kubernetes.fake.cluster import Cluster
 from tests.kubernetes.fake.resources import JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target
-from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, invalid
+from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, clone, invalid
 from tests.kubernetes.fake.store import not_found
 
 ORPHANS = (
@@ -76,7 +75,7 @@ class Writer:
 
     def _prepare(self, found: Target, body: Manifest) -> tuple[Manifest, Manifest]:
         """Identity and defaults; returns the object and the part its creator owns."""
-        item = schema.pruned(found.resource, copy.deepcopy(body))
+        item = schema.pruned(found.resource, clone(body))
         metadata = item.setdefault("metadata", {})
         self._place(found, metadata)
         if "generateName" in metadata and "name" not in metadata:
@@ -88,7 +87,7 @@ class Writer:
             defaults.pod_spec(item["spec"])
         elif found.resource is NAMESPACES:
             defaults.namespace(item)
-        owned = copy.deepcopy(item)
+        owned = clone(item)
         self._complete(found.resource, item)
         return item, owned
 
@@ -128,7 +127,8 @@ class Writer:
             used = len(self._store.all(found.resource, found.namespace))
             if limit is not None and used + 1 > int(limit):
                 numbers = f"requested: {counted}=1, used: {counted}={used}, limited: {counted}={limit}"
-                message = f'{found.resource.qualified} "{name}" is forbidden: exceeded quota: {quota["metadata"]["name"]}, {numbers}'
+                said = f"is forbidden: exceeded quota: {quota['metadata']['name']}, {numbers}"
+                message = f'{found.resource.qualified} "{name}" {said}'
                 raise ApiError(403, "Forbidden", message, details=found.resource.details(name))
 
     def _pod_security(self, found: Target, item: Manifest) -> list[str]:
@@ -150,7 +150,7 @@ class Writer:
         """PUT; the main resource keeps its status, `/status` keeps the rest."""
         warnings = self._decode(found, body, query)
         before = self._store.get(found.resource, found.namespace, found.name)
-        after = copy.deepcopy(body)
+        after = clone(body)
         if found.subresource == "status":
             after = before | {"status": body["status"]}
             after["metadata"] = before["metadata"] | {"resourceVersion": body["metadata"].get("resourceVersion", "")}
@@ -225,7 +225,8 @@ class Writer:
             return
         kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
         differs = f"the UID in the precondition ({wanted}) does not match the UID in record ({uid})"
-        message = f'Operation cannot be fulfilled on {kind} "{name}": {differs}. The object might have been deleted and then recreated'
+        recreated = "The object might have been deleted and then recreated"
+        message = f'Operation cannot be fulfilled on {kind} "{name}": {differs}. {recreated}'
         headers = {"Warning": ", ".join(f'299 - "{text}"' for text in warnings)} if warnings else {}
         details = resource.details(name, kind=resource.kind)
         raise ApiError(409, "Conflict", message, details=details, headers=headers)

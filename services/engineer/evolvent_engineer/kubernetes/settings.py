@@ -1,0 +1,99 @@
+"""What a cluster must be told, and what one experiment asks of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from evolvent.errors import Refused
+from evolvent_engineer.kubernetes.identity import Identity
+from evolvent_schemas.values import Digest, ProgramSpec, Stage, Value
+
+
+class ClusterSettings(Value):
+    """Where experiments run and how long the engineer waits for what."""
+
+    namespace: str = "evolvent-experiments"
+    image: str = Field(min_length=1)
+    """Image of the pod's three containers, by digest in production."""
+    nats_url: str = "nats://nats.evolvent.svc.cluster.local:4222"
+    credentials: str = "experiment-credentials"
+    """Secret that only the fetching and the evaluating container mount."""
+    service_account: str = "experiment"
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    """Beside the toleration of `nvidia.com/gpu`, which every experiment with a GPU has."""
+    priority_class: str | None = None
+    runtime_class: str | None = "gvisor"
+    user_namespaces: bool = True
+    """Off where the node's runtime cannot map users for GPU devices."""
+    queue: str | None = None
+    """Kueue's local queue: the Job is created suspended, and Kueue starts it when there is room."""
+    queue_priority: str | None = None
+    start_seconds: int = Field(default=600, ge=1)
+    """Added to the Job's deadline, which also runs while images are pulled and pods wait for a node."""
+    pending_seconds: float = Field(default=3600, gt=0)
+    """A pod that no node can take for so long ends the experiment; a suspended Job has no pods and waits for ever."""
+    image_seconds: float = Field(default=300, gt=0)
+    """A container that cannot be created for so long ends the experiment."""
+    disruptions: int = Field(default=2, ge=0)
+    """So many evictions, preemptions and lost nodes are made good by a new pod; one more ends the experiment."""
+    retries: int = Field(default=2, ge=0)
+    """Pods that may fail for reasons no container has an exit code for."""
+    ttl_seconds: int = Field(default=86400, ge=0)
+    """A finished Job stays so long, so that an engineer that was away can still learn how it ended."""
+    headroom_mb: int = Field(default=256, ge=0)
+    """Memory and disk of the sandbox's own processes, beyond what the stage grants to the candidate, in MiB."""
+    evaluator_cpu: str = "1"
+    evaluator_memory_mb: int = Field(default=4096, ge=64)
+    bundle_mb: int = Field(default=1024, ge=1)
+    """Largest unpacked task folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything a pod needs to know to run one experiment."""
+
+    identity: Identity
+    bundle: Digest
+    """Artifact with the task folder."""
+    program: Digest
+    """Artifact with the candidate's files."""
+    spec: ProgramSpec
+    stage: Stage
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What the candidate's container gets; requests equal limits."""
+
+    pods: int
+    gpus: int
+    cpus: int
+    memory_mb: int
+    disk_mb: int
+
+    @classmethod
+    def of(cls, stage: Stage, headroom_mb: int) -> "Box":
+        """Read a stage: memory and disk from its limits, the rest from its settings `gpus`, `cpus` and `pods`.
+
+        Without them: one pod, one CPU, and one GPU for training.
+
+        Raises:
+            Refused: a setting is no whole number in its range.
+        """
+        return cls(
+            pods=_whole(stage, "pods", 1, 1),
+            gpus=_whole(stage, "gpus", 1 if stage.kind == "training" else 0, 0),
+            cpus=_whole(stage, "cpus", 1, 1),
+            memory_mb=stage.limits.memory_mb + headroom_mb,
+            disk_mb=stage.limits.disk_mb + headroom_mb,
+        )
+
+
+def _whole(stage: Stage, name: str, default: int, least: int) -> int:
+    value = stage.settings.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Refused(f"stage {stage.name}: {name} must be a whole number of at least {least}, not {value!r}")
+    return value

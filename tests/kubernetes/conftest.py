@@ -1,0 +1,43 @@
+"""One fake cluster per test."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from evolvent_engineer.kubernetes.backend import KubernetesBackend
+from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Node
+from tests.kubernetes.orders import NAMESPACE, backend
+
+RATE = 20.0
+"""Simulated seconds per real second."""
+Begin = Callable[..., Awaitable[KubernetesBackend]]
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    found = Cluster(nodes=(Node("gpu-0"), Node("gpu-1")))
+    levels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    found.namespace(NAMESPACE, levels)
+    return found
+
+
+@pytest.fixture
+async def server(cluster: Cluster) -> AsyncIterator[ApiServer]:
+    async with ApiServer(cluster, rate=RATE) as found:
+        yield found
+
+
+@pytest.fixture
+async def begin(server: ApiServer) -> AsyncIterator[Begin]:
+    """Start an engineer's backend; several may follow one another or live side by side."""
+    async with AsyncExitStack() as stack:
+
+        async def start(token: str = ADMIN_TOKEN, **more: Any) -> KubernetesBackend:
+            found = backend(server.url, token, **more)
+            stack.push_async_callback(found.close)
+            await found.start()
+            return found
+
+        yield start

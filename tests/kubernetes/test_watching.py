@@ -1,0 +1,128 @@
+"""One watch for all Jobs, over broken streams and over lives of the engineer."""
+
+import asyncio
+
+from evolvent_engineer.kubernetes.identity import Identity
+from tests.kubernetes.conftest import Begin
+from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
+from tests.kubernetes.fake.resources import JOBS
+from tests.kubernetes.orders import NAMESPACE, order
+from tests.kubernetes.orders import backend as build
+from tests.kubernetes.waiting import FOREVER, jobs, next_end, no_end, pods, running, until
+
+
+async def test_a_dropped_watch_is_resumed_without_a_new_list(begin: Begin, server: ApiServer, cluster: Cluster) -> None:
+    backend = await begin()
+    lists = server.requests["list", "jobs"]
+    cluster.script("*", Script(seconds=6))
+    await backend.launch(order())
+    for _ in range(3):
+        server.drop_watches()
+        await asyncio.sleep(0.1)
+    assert None is (await next_end(backend)).reason
+    assert lists == server.requests["list", "jobs"]
+    assert server.requests["watch", "jobs"] >= 4
+
+
+async def test_an_end_that_falls_into_a_compacted_gap_is_found_by_a_new_list(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    backend = await begin()
+    lists = server.requests["list", "jobs"]
+    await backend.launch(order())
+    server.faults.arm(Fault("status", "GET", path="watch=true", times=4, code=500))
+    server.drop_watches()
+    cluster.clock.advance(5)
+    cluster.store.compact()
+    assert None is (await next_end(backend)).reason
+    assert server.requests["list", "jobs"] > lists
+    await no_end(backend)
+
+
+async def test_a_deletion_that_falls_into_a_compacted_gap_is_found_by_a_new_list(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    backend = await begin()
+    cluster.script("*", FOREVER)
+    await backend.launch(order())
+    server.faults.arm(Fault("status", "GET", path="watch=true", times=4, code=500))
+    server.drop_watches()
+    cluster.store.remove(JOBS, NAMESPACE, order().identity.name)
+    cluster.store.compact()
+    assert "infrastructure" == (await next_end(backend)).reason
+
+
+async def test_a_bookmark_carries_a_quiet_watch_over_a_compaction(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    await begin()
+    await until(lambda: server.requests["watch", "jobs"])
+    await asyncio.sleep(0.1)
+    for _ in range(5):
+        cluster.namespace(f"busy-{cluster.store.version}")
+    cluster.clock.advance(61)
+    await asyncio.sleep(0.1)
+    cluster.store.compact()
+    lists, watches = server.requests["list", "jobs"], server.requests["watch", "jobs"]
+    server.drop_watches()
+    await until(lambda: server.requests["watch", "jobs"] > watches)
+    await asyncio.sleep(0.1)
+    assert lists == server.requests["list", "jobs"]
+
+
+# lives of the engineer
+
+
+async def test_a_new_engineer_learns_every_end_of_the_old_one(begin: Begin, cluster: Cluster) -> None:
+    cluster.script("r1-1-*", Script(seconds=0.1))
+    cluster.script("r1-2-*", Script(seconds=15))
+    old = await begin()
+    await old.launch(order(1))
+    await old.launch(order(2))
+    await next_end(old)
+    await old.close()
+    new = await begin()
+    ends = {(await next_end(new)).identity.candidate for _ in range(2)}
+    assert {"1.0", "2.0"} == ends
+
+
+async def test_a_job_that_vanished_while_no_engineer_lived_is_the_infrastructures(
+    server: ApiServer, begin: Begin
+) -> None:
+    found = build(server.url, ADMIN_TOKEN)
+    found.expect([Identity("r1", "7.0", "explore", 0, 0)])
+    await found.start()
+    end = await next_end(found)
+    await found.close()
+    assert ("infrastructure", "7.0") == (end.reason, end.identity.candidate)
+
+
+async def test_a_relaunched_experiment_that_has_ended_is_reported_again(begin: Begin) -> None:
+    """The message is delivered again when its end could not be stored."""
+    backend = await begin()
+    await backend.launch(order())
+    first = await next_end(backend)
+    await backend.launch(order())
+    assert first == await next_end(backend)
+
+
+async def test_a_settled_experiment_leaves_nothing_and_is_not_reported_again(begin: Begin, cluster: Cluster) -> None:
+    backend = await begin()
+    await backend.launch(order())
+    await backend.settle((await next_end(backend)).identity)
+    await until(lambda: not jobs(cluster) and not pods(cluster))
+    await no_end(await begin())
+
+
+async def test_halting_a_run_removes_its_jobs_and_pods_and_no_others(begin: Begin, cluster: Cluster) -> None:
+    backend = await begin()
+    cluster.script("r1-*", FOREVER)
+    cluster.script("r2-*", Script(seconds=8))
+    for number in range(3):
+        await backend.launch(order(number, run="r1"))
+    await backend.launch(order(9, run="r2"))
+    await until(lambda: len(running(cluster)) == 4)
+    await backend.halt("r1")
+    await until(lambda: 1 == len(jobs(cluster)) == len(pods(cluster)))
+    assert ("r2", None) == ((end := await next_end(backend)).identity.run, end.reason)
+    await no_end(backend)
