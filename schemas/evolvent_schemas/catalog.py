@@ -1,6 +1,4 @@
-"""Every fact there is, by wire type, and the documents generated from them."""
-
-from typing import Any
+"""Every fact there is, by wire type."""
 
 from evolvent_schemas import subjects
 from evolvent_schemas.fact import Fact
@@ -71,9 +69,3 @@ def filter_for(cls: type[Fact], run: str = "*") -> str:
 def woken(role: str) -> list[type[Fact]]:
     """List the facts whose delivery wakes a role."""
     return [cls for cls in FACTS.values() if role in cls.wakes]
-
-
-def json_schema(cls: type[Fact]) -> dict[str, Any]:
-    """Build the JSON Schema (2020-12) of one fact."""
-    schema = cls.model_json_schema(mode="validation")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
