@@ -22,6 +22,14 @@ from tests.kubernetes.waiting import FOREVER, jobs, next_end, no_end, pods, runn
         (Script(oom="candidate", exits={"evaluator": 1}), "memory_limit"),
         (Script(oom="evaluator"), "evaluator_crashed"),
         (Script(evicted="Pod ephemeral local storage usage exceeds the total limit", pressure=False), "disk_limit"),
+        (
+            Script(evicted='Usage of EmptyDir volume "candidate-tmp" exceeds the limit "320Mi". ', pressure=False),
+            "disk_limit",
+        ),
+        (
+            Script(evicted="Container evaluator exceeded its local ephemeral storage limit", pressure=False),
+            "evaluator_crashed",
+        ),
         (FOREVER, "wall_limit"),
     ],
 )

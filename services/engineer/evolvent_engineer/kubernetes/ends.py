@@ -1,5 +1,6 @@
 """How a Job ended, and whose fault that was. Pure: a Job and what was seen of its pods in, one judgement out."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +23,8 @@ _STUCK = frozenset(
     }
 )
 """Waiting reasons of a container that cannot be created. Source: pkg/kubelet/images and pkg/kubelet/kuberuntime."""
+_EVALUATORS_DISK = re.compile(r'volume "(evaluator-tmp|task)"|Container evaluator ')
+"""The kubelet's words when something outgrew its disk. Source: pkg/kubelet/eviction/eviction_manager.go."""
 _STAMP_SECONDS = 1.0
 """Timestamps are whole seconds."""
 
@@ -114,7 +117,8 @@ def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: floa
     guilty = [pod for pod in pods if pod["status"].get("phase") == "Failed" and not is_disrupted(pod)]
     for pod in guilty:
         if pod["status"].get("reason") == "Evicted":  # without a disruption: it outgrew its own disk limit
-            return "disk_limit", pod["status"].get("message", story), {}
+            message = str(pod["status"].get("message", story))
+            return ("evaluator_crashed" if _EVALUATORS_DISK.search(message) else "disk_limit"), message, {}
     exits = sorted((found for pod in guilty for found in _exits(pod)), key=_precedence)
     return _exit(exits[0], story) if exits else ("infrastructure", story, {})
 

@@ -18,6 +18,8 @@ _USER, _CANDIDATE_USER = 65532, 65533
 """Unprivileged ids that no image gives a name; two of them, so that neither container can signal or read the other."""
 _PUBLISH_SECONDS = 30
 """For fetching, starting the sandbox and publishing the result, beyond the evaluation itself."""
+_PROGRAM_MB = 64
+"""Largest program, files of weights included."""
 _LOCKED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -145,7 +147,7 @@ def _fetch(order: Order, settings: ClusterSettings) -> Manifest:
         "EVOLVENT_PROGRAM": order.program,
     }
     mounts = [_mount("task", "/task"), _mount("program", "/program"), _credentials()]
-    size = _resources("1", settings.evaluator_memory_mb, settings.bundle_mb + settings.headroom_mb)
+    size = _resources("1", settings.evaluator_memory_mb, settings.bundle_mb + _PROGRAM_MB + settings.headroom_mb)
     return _container(FETCH, settings, env, mounts, size)
 
 
@@ -165,7 +167,8 @@ def _evaluator(order: Order, settings: ClusterSettings) -> Manifest:
         _mount("evaluator-tmp", "/tmp"),  # noqa: S108 - the container's own, and the only place it can write
         _credentials(),
     ]
-    size = _resources(settings.evaluator_cpu, settings.evaluator_memory_mb, settings.headroom_mb)
+    disk_mb = settings.bundle_mb + _PROGRAM_MB + settings.headroom_mb  # the pod's limit is the sum of its containers'
+    size = _resources(settings.evaluator_cpu, settings.evaluator_memory_mb, disk_mb)
     return _container(EVALUATOR, settings, env, mounts, size)
 
 
@@ -219,9 +222,9 @@ def _credentials() -> Manifest:
 def _volumes(box: Box, settings: ClusterSettings) -> list[Manifest]:
     return [
         {"name": "task", "emptyDir": {"sizeLimit": f"{settings.bundle_mb}Mi"}},
-        {"name": "program", "emptyDir": {"sizeLimit": "64Mi"}},
+        {"name": "program", "emptyDir": {"sizeLimit": f"{_PROGRAM_MB}Mi"}},
         {"name": "socket", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
-        {"name": "evaluator-tmp", "emptyDir": {"sizeLimit": f"{settings.headroom_mb}Mi"}},
+        {"name": "evaluator-tmp", "emptyDir": {"sizeLimit": f"{settings.headroom_mb // 2}Mi"}},
         {"name": "candidate-tmp", "emptyDir": {"sizeLimit": f"{box.disk_mb}Mi"}},
         {"name": "candidate-shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{box.memory_mb // 2}Mi"}},
         {"name": "credentials", "secret": {"secretName": settings.credentials, "defaultMode": 0o440}},

@@ -1,0 +1,159 @@
+"""What the engineer asks of a cluster, whole."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evolvent.errors import Refused
+from evolvent_engineer.kubernetes.identity import Identity
+from evolvent_engineer.kubernetes.manifests import experiment_job, identity_of
+from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
+from tests.kubernetes.orders import order, settings
+
+EXPECTED = Path(__file__).parent / "expected"
+VERSIONS = ("1.31", "1.34", "1.36", "1.37")
+"""Minor versions whose published schemas every manifest is held against, unknown fields refused."""
+PLAIN = (order(), settings())
+TRAINING = (
+    order(42, run="r7k2", attempt=1, kind="training", settings={"gpus": 2, "cpus": 8, "pods": 4}),
+    settings(
+        queue="experiments",
+        queue_priority="explore",
+        priority_class="explore",
+        node_selector={"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+        tolerations=({"key": "research", "operator": "Exists"},),
+    ),
+)
+BARE = (order(), settings(runtime_class=None, user_namespaces=False))
+CASES = {"plain": PLAIN, "training": TRAINING, "bare": BARE}
+
+
+def containers(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    pod = job["spec"]["template"]["spec"]
+    return {container["name"]: container for container in pod["initContainers"] + pod["containers"]}
+
+
+def mounts(job: dict[str, Any], name: str) -> set[str]:
+    return {mount["name"] for mount in containers(job)[name]["volumeMounts"]}
+
+
+@pytest.mark.parametrize("name", ["plain", "training"])
+def test_the_job_is_exactly_this(name: str) -> None:
+    assert yaml.safe_load((EXPECTED / f"{name}.yaml").read_text()) == experiment_job(*CASES[name])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", CASES)
+def test_the_job_is_valid_in_every_supported_version(name: str, version: str) -> None:
+    assert version == kubernetes_validate.validate(experiment_job(*CASES[name]), version, strict=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_requests_equal_limits(name: str) -> None:
+    for container in containers(experiment_job(*CASES[name])).values():
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_evaluator_and_candidate_share_nothing_but_a_socket_in_memory(name: str) -> None:
+    job = experiment_job(*CASES[name])
+    assert {"socket"} == mounts(job, "evaluator") & mounts(job, "candidate")
+    volumes = {volume["name"]: volume for volume in job["spec"]["template"]["spec"]["volumes"]}
+    assert "Memory" == volumes["socket"]["emptyDir"]["medium"]
+
+
+def test_the_candidate_sees_neither_key_nor_task_nor_seed() -> None:
+    candidate = containers(experiment_job(*TRAINING))["candidate"]
+    assert {"program", "socket", "candidate-tmp", "candidate-shm"} == mounts(experiment_job(*TRAINING), "candidate")
+    assert {"EVOLVENT_SPEC", "EVOLVENT_LIMITS", "EVOLVENT_PROFILE"} == {item["name"] for item in candidate["env"]}
+
+
+def test_only_the_candidate_has_a_gpu() -> None:
+    found = {
+        name
+        for name, box in containers(experiment_job(*TRAINING)).items()
+        if "nvidia.com/gpu" in box["resources"]["limits"]
+    }
+    assert {"candidate"} == found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_container_is_locked_down(name: str) -> None:
+    job = experiment_job(*CASES[name])
+    pod = job["spec"]["template"]["spec"]
+    assert (False, True) == (pod["automountServiceAccountToken"], pod["securityContext"]["runAsNonRoot"])
+    assert "RuntimeDefault" == pod["securityContext"]["seccompProfile"]["type"]
+    for container in containers(job).values():
+        context = container["securityContext"]
+        assert (False, True) == (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"])
+        assert ["ALL"] == context["capabilities"]["drop"]
+
+
+def test_the_manifest_is_as_locked_down_as_the_recorded_one() -> None:
+    """What a real server took without a warning is a floor: our pods set each of those fields alike."""
+    documents = yaml.safe_load_all((Path(__file__).parent / "recorded" / "hardened.yaml").read_text())
+    floor = next(found for found in documents if found["kind"] == "Job")["spec"]["template"]["spec"]
+    pod = experiment_job(*PLAIN)["spec"]["template"]["spec"]
+    for key in ("restartPolicy", "automountServiceAccountToken", "enableServiceLinks", "hostUsers", "runtimeClassName"):
+        assert floor[key] == pod[key], key
+    assert floor["securityContext"] == pod["securityContext"]
+    assert floor["containers"][0]["securityContext"] == pod["containers"][0]["securityContext"]
+
+
+def test_equal_orders_give_equal_manifests_and_another_stage_another_digest() -> None:
+    assert experiment_job(*PLAIN) == experiment_job(*PLAIN)
+    first, second = experiment_job(*PLAIN), experiment_job(order(settings={"cpus": 2}), settings())
+    assert first["metadata"]["name"] == second["metadata"]["name"]
+    assert (
+        first["metadata"]["annotations"]["evolvent/manifest"] != second["metadata"]["annotations"]["evolvent/manifest"]
+    )
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, None])
+def test_a_stage_that_asks_for_no_whole_number_of_cpus_is_refused(value: Any) -> None:
+    with pytest.raises(Refused, match="cpus"):
+        experiment_job(order(settings={"cpus": value}), settings())
+
+
+ids = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,24}[a-z0-9])?", fullmatch=True)
+identities = st.builds(
+    Identity,
+    run=ids,
+    candidate=st.from_regex(r"h?(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,3})", fullmatch=True),
+    stage=ids,
+    seed=st.integers(0, 2**63 - 1),
+    attempt=st.integers(0, 99),
+)
+
+
+@given(identities)
+def test_a_name_is_a_dns_label_and_labels_lead_back(identity: Identity) -> None:
+    plain: Order = PLAIN[0]
+    job = experiment_job(Order(identity, plain.bundle, plain.program, plain.spec, plain.stage, "score"), settings())
+    name = job["metadata"]["name"]
+    assert len(name) <= 55
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert "-" not in (name[0], name[-1])
+    assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())
+    assert identity == identity_of(job) == Identity.parse(str(identity))
+
+
+@given(identities, identities)
+def test_two_experiments_never_share_a_name(one: Identity, other: Identity) -> None:
+    assert (one == other) == (one.name == other.name)
+
+
+def test_labels_that_somebody_changed_belong_to_nobody() -> None:
+    job = experiment_job(*PLAIN)
+    job["metadata"]["labels"]["evolvent/seed"] = "many"
+    assert None is identity_of(job)
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="runtimeClass"):
+        ClusterSettings.model_validate({"image": "i", "runtimeClass": "gvisor"})
