@@ -101,26 +101,23 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Quotes:
-    """A boundary that occurs in none of the texts it was made for, so that none can end its own quotation.
+    """A boundary that none of the texts it was made for can hold, so that none can end its own quotation.
 
-    It is a function of the texts: the same prompt is written again when a decision is replayed.
+    It is a digest of them all: a text that held it would have to hold a digest of itself, 2**64 tries away. So the same
+    prompt is written again when a decision is replayed.
     """
 
     boundary: str
 
     @classmethod
     def around(cls, texts: Iterable[str]) -> Self:
-        quoted = tuple(texts)
-        boundary = sha256(canonical(quoted))[:16]
-        while any(boundary in text for text in quoted):
-            boundary = sha256(boundary.encode())[:16]
-        return cls(boundary)
+        return cls(sha256(canonical(tuple(texts)))[:16])
 
     def quote(self, label: str, text: str) -> str:
         """Quote one text; the label is written as a JSON string and so stays on its line.
 
         Raises:
-            ValueError: the boundary was not made for this text.
+            ValueError: the text or its label holds the boundary, so it was not made for this text.
         """
         if self.boundary in text or self.boundary in label:
             raise ValueError("the boundary occurs in the text or its label")

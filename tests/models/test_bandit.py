@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evolvent.models import Arm, choose, finished, started
@@ -47,6 +47,7 @@ def test_without_any_gain_the_visits_stay_even(names: list[str], rounds: int) ->
         st.sampled_from("abcd"), st.builds(Arm, started=st.integers(1, 99), gain=st.floats(0, 1e3)), min_size=1
     )
 )
+@example({"a": Arm(started=50, gain=5), "b": Arm(started=5, gain=0.45)})
 def test_the_unit_of_the_score_does_not_matter(arms: dict[str, Arm]) -> None:
     scaled = {model: arm.model_copy(update={"gain": arm.gain * 1024}) for model, arm in arms.items()}
     assert choose(arms) == choose(scaled)

@@ -112,8 +112,10 @@ def test_every_faulty_block_is_named_at_once() -> None:
         ("\ud800", "not valid Unicode"),
         ("x" * (edits.ANSWER_BYTES + 1), f"above the limit of {edits.ANSWER_BYTES}"),
         (written_file("a.py", "x" * (edits.PROGRAM_BYTES + 1)), f"above the limit of {edits.PROGRAM_BYTES}"),
-        ("".join(written_file(f"{n}.py", "x") for n in range(65)), "above the limit of 64"),
-        ("".join(written_file(f"{n}.py", "x") for n in range(129)), "above the limit of 128"),
+        ("".join(written_file(f"{n}.py", "x") for n in range(64)), "67 files, above the limit of 64"),
+        (written_edit("a", *[Hunk(("x",), ("y",))] * 65), "65 pairs, above the limit of 64"),
+        ("".join(edit("no.py", "x", "y") for _ in range(30)), "block 21 and those after it were not tried"),
+        ("".join(written_file(f"{n}.py", "x") for n in range(65)), "65 blocks, above the limit of 64"),
     ],
 )
 def test_each_fault_has_its_name(answer: str, reason: str) -> None:

@@ -186,6 +186,11 @@ async def test_a_body_without_end_is_given_up() -> None:
         assert "no end of it" in str(await failing(step, error=Transient, answer_bytes=1024))
 
 
+async def test_an_oversized_answer_is_hung_up_on_at_once() -> None:
+    endless = Says("x" * 100_000, piece=512, pause=0.02)
+    assert "oversized" == (await ask(endless, answer_bytes=1024, total_seconds=1.5)).outcome
+
+
 async def test_shown_thoughts_are_paid_for_and_no_part_of_the_answer() -> None:
     thought = b'data: {"choices": [{"delta": {"reasoning_content": "%s"}}]}\n\n' % (b"t" * 40)
     answer = await ask(Streams(thought, chunk("word", finish="stop")))

@@ -123,6 +123,12 @@ def test_a_bucket_never_gives_more_than_its_rate(steps: list[tuple[float, float]
         assert taken <= 60.0 + granted_at * 1.0 + 1e-6
 
 
+def test_a_long_rest_earns_no_more_than_a_minutes_worth() -> None:
+    bucket = Bucket(60.0)
+    bucket.take(1, 0.0)
+    assert 60.0 == bucket.take(120, 3600.0)
+
+
 def test_whoever_comes_too_early_waits_in_order() -> None:
     bucket = Bucket(60.0)
     assert [0.0, 10.0, 20.0] == [bucket.take(amount, 0.0) for amount in (60, 10, 10)]
