@@ -100,6 +100,12 @@ class Life(State):
         assert self.settings is not None
         return self.settings
 
+    @property
+    def awaits_baseline(self) -> bool:
+        """Whether the baseline's round has not begun, nor been held back."""
+        waits = BASELINE in self.submissions and BASELINE not in self.open and BASELINE not in self.held
+        return waits and self.status in {"open", "paused"}
+
     def then(self, *facts: Any, **changes: object) -> "Life":
         """Make the next state, with these facts due after those that already are."""
         return self.evolve(due=(*self.due, *facts), **changes)
@@ -111,10 +117,8 @@ def step(life: Life, record: Record[Fact]) -> Life:
     match record.fact:
         case DirectiveIssued() as directive:
             return _obey(life, directive, record.time)
-        case KnowledgeIngested(batch="task"):
+        case KnowledgeIngested(batch="task") if life.awaits_baseline:
             return _open(life, (BASELINE,), record.time)
-        case KnowledgeIngested():
-            return life
         case CandidateProposed(candidate=candidate, cost=cost):
             return _spend(life, _round(candidate), cost)
         case CandidateAnalyzed() as analyzed:
@@ -145,7 +149,7 @@ def _obey(life: Life, directive: DirectiveIssued, now: datetime) -> Life:
             return _open(life.then(resumed, status="open", failing=0, held=()), life.held, now)
         case Halt(reason=reason):
             halted = RunHalted(run=life.run, reason=reason or f"halted by {directive.user}")
-            return _finish(life.then(halted, held=(), open=empty()), "halted", halted.reason)
+            return _finish(life.then(halted), "halted", halted.reason)
         case Steer(text=text):
             return life.then(RunSteered(run=life.run, ordinal=life.steers, text=text), steers=life.steers + 1)
         case Submit(program=program, note=note):
@@ -171,6 +175,8 @@ def _refusal(life: Life, directive: DirectiveIssued) -> str | None:
             return f"run {life.run} is not paused"
         case "pause", "paused":
             return f"run {life.run} is already paused"
+        case "submit", _ if life.exhausted:
+            return f"the budget of {life.exhausted} is spent"
         case "approve", _:
             return f"run {life.run} waits for no approval"
         case _:
@@ -260,21 +266,18 @@ def _role_failed(life: Life, failure: HandlingFailed, now: datetime) -> Life:
     if failure.round is not None:
         outcome: RoundOutcome = "code_changed" if failure.reason == "code_changed" else "role_failed"
         return _settle(life, failure.round, outcome, now, message=message)
-    if life.status == "open" and not life.open and life.closed == 0:
-        return _pause(life.evolve(held=(BASELINE,)), "ingestion_failed", message)
-    return life
+    if not life.awaits_baseline:
+        return life
+    life = life.evolve(held=(*life.held, BASELINE))
+    return _pause(life, "ingestion_failed", message) if life.status == "open" else life
 
 
 def _again(life: Life, failure: HandlingFailed) -> Life:
     """Make due once more what the conductor may not have stored when it gave a fact up; all of it are claims."""
     number = failure.round
-    if life.settings is None or number is None or number in life.open:
-        return life
-    successor = "" if number.startswith("h") else str(int(number) + life.settings.width)
-    closed = RoundClosed(run=life.run, round=number, outcome="role_failed", message=failure.error)
-    life = life.then(closed)
-    if successor in life.open:
-        life = life.then(_opened(life, successor, life.open[successor].grant))
+    if life.settings and number and number not in life.open and number not in life.held:
+        life = life.then(RoundClosed(run=life.run, round=number, outcome="role_failed", message=failure.error))
+    life = life.then(*(_opened(life, number, token.grant) for number, token in sorted(life.open.items())))
     return life.then(_finished(life)) if life.ending else life
 
 
@@ -318,15 +321,16 @@ def _settle(
 
 
 def _pass_on(life: Life, number: str, message: str, now: datetime) -> Life:
-    life = life.evolve(exhausted=life.exhausted or _spent(life, now))
-    successors = () if life.exhausted else _successors(life, number)
+    exhausted = life.exhausted or _spent(life, now)
+    life = life.evolve(exhausted=exhausted, held=() if exhausted else life.held)
+    successors = () if exhausted else _successors(life, number)
     if life.failing >= life.rules.pause_after and life.status == "open":
         life = _pause(life, "role_failing", f"{life.failing} rounds in a row failed by a role, the last: {message}")
     life = _open(life, successors, now)
-    if life.open or (life.held and not life.exhausted):
-        return life
-    if life.exhausted:
+    if life.exhausted and not life.open:
         return _finish(life, "budget", f"the budget of {life.exhausted} is spent")
+    if life.open or life.held or life.awaits_baseline:
+        return life
     return _finish(life, "completed", f"{life.closed} rounds closed")
 
 
@@ -358,9 +362,8 @@ def _pause(life: Life, reason: Any, message: str) -> Life:
 
 
 def _finish(life: Life, state: Ending, message: str) -> Life:
-    status = "halted" if state == "halted" else "finished"
-    life = life.evolve(status=status, ending=(state, message[:4000]), held=())
-    return life.then(_finished(life))
+    life = life.evolve(ending=(state, message[:4000]), held=(), open=empty())
+    return life.then(_finished(life), status="halted" if state == "halted" else "finished")
 
 
 def _finished(life: Life) -> RunFinished:
@@ -383,7 +386,7 @@ def _round(candidate: str) -> str:
 
 FOLD = Fold(
     name="life",
-    version=1,
+    version=2,
     state=Life,
     facts=(
         DirectiveIssued,
