@@ -1,24 +1,25 @@
-"""What every role stands on: one connection, the artifacts, the snapshots, the settings."""
+"""What every role stands on: one connection, the artifacts, the tails of the runs, the settings."""
 
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from evolvent.artifacts import Artifacts
-from evolvent.folds import Snapshots
+from evolvent.history import Tails
 from evolvent.log import Log
 from evolvent.settings import Settings
+from evolvent.snapshots import Snapshots
 from evolvent.wire import Wire, connect
 
 
 @dataclass(frozen=True)
 class Platform:
-    """The platform as one process of one role sees it."""
+    """The platform as one process sees it, whatever roles it hosts."""
 
     settings: Settings
     wire: Wire
     artifacts: Artifacts
-    snapshots: Snapshots
+    tails: Tails
 
     def log(self, role: str) -> Log:
         return Log(self.wire, role)
@@ -33,4 +34,8 @@ async def open_platform(settings: Settings, name: str, *, patience: float = 10.0
     """
     url, token = settings.endpoint()
     async with connect(url, token=token, name=f"evolvent-{name}", patience=patience) as wire:
-        yield Platform(settings, wire, Artifacts(wire), Snapshots(settings.home / "snapshots"))
+        tails = Tails(Log(wire, "tail"), Snapshots(settings.home / "snapshots"))
+        try:
+            yield Platform(settings, wire, Artifacts(wire), tails)
+        finally:
+            await tails.close()

@@ -30,48 +30,38 @@ def factory(role: str) -> Factory:
     return loaded
 
 
-async def serve(settings: Settings, role: str, stop: asyncio.Event, ready: Callable[[], None] | None = None) -> None:
-    """Run one replica of a role until `stop` is set, then finish what is in work.
+async def serve(settings: Settings, roles: Sequence[str], stop: asyncio.Event) -> None:
+    """Run one replica of each role on one connection until `stop` is set, then finish what is in work.
 
     Raises:
         Unreachable: the server does not answer.
-        ConsumerLost: the role's consumer was deleted.
+        ConsumerLost: a role's consumer was deleted.
     """
-    async with open_platform(settings, role) as platform:
-        runner = Runner(platform, factory(role)(platform))
-        running = asyncio.create_task(runner.run())
+    async with open_platform(settings, "-".join(roles)) as platform:
+        runners = [Runner(platform, factory(role)(platform)) for role in roles]
+        running = [asyncio.create_task(runner.run()) for runner in runners]
         stopping = asyncio.create_task(stop.wait())
-        if ready is not None:
-            ready()
         try:
-            await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            runner.stop()
-            await running
+            await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for runner in runners:
+                runner.stop()
+            await asyncio.gather(*running)
         finally:
-            stopping.cancel()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+            for task in (*running, stopping):
+                task.cancel()
+            await asyncio.gather(*running, stopping, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
 async def hosted(settings: Settings, roles: Sequence[str]) -> AsyncIterator[asyncio.Task[None]]:
     """Host one replica of each role for as long as the block lasts; the task ends only when one of them fails."""
     stop = asyncio.Event()
-    work = [asyncio.create_task(serve(settings, role, stop), name=role) for role in roles]
-    failing = asyncio.create_task(_first_failure(work))
+    working = asyncio.create_task(serve(settings, roles, stop))
     try:
-        yield failing
+        yield working
     finally:
         stop.set()
-        failing.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
-
-
-async def _first_failure(work: Sequence[asyncio.Task[None]]) -> None:
-    done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_EXCEPTION)
-    for task in done:
-        task.result()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:
@@ -84,7 +74,7 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 async def _main(role: str) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
-    await serve(Settings(), role, stop)
+    await serve(Settings(), [role], stop)
 
 
 def main(role: str) -> None:

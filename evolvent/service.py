@@ -14,7 +14,8 @@ from nats.aio.msg import Msg
 from evolvent.artifacts import Artifacts
 from evolvent.durable import Durable, acknowledge, retry_later, terminate
 from evolvent.errors import EvolventError, Halted, Permanent, SchemaError, StreamFull, Transient
-from evolvent.folds import Fold, Histories, History, State
+from evolvent.folds import Fold, State
+from evolvent.history import Tail
 from evolvent.journal import Effects
 from evolvent.log import STREAM, Log, Record
 from evolvent.platform import Platform
@@ -56,7 +57,6 @@ class Runner(Generic[S]):
 
     platform: Platform
     service: Service[S]
-    histories: Histories[S] = field(init=False)
     log: Log = field(init=False)
     artifacts: Artifacts = field(init=False)
     _durable: Durable = field(init=False)
@@ -64,7 +64,7 @@ class Runner(Generic[S]):
     def __post_init__(self) -> None:
         self.log = Log(self.platform.wire, self.service.role)
         self.artifacts = self.platform.artifacts
-        self.histories = Histories(self.log, self.service.fold, self.platform.snapshots)
+        self.platform.tails.register(self.service.fold)
         self._durable = Durable(
             self.platform.wire,
             STREAM,
@@ -97,7 +97,6 @@ class Runner(Generic[S]):
                 background.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await background
-            await self.histories.close()
             await logger.ainfo("service.stopped", role=self.service.role)
 
     async def _deliver(self, message: Msg, delivery: Delivery) -> None:
@@ -153,11 +152,11 @@ class Runner(Generic[S]):
         handler = self.service.handlers.get(type(record.fact))
         if handler is None:
             raise Permanent(f"{self.service.role} has no handler for {record.fact.type}")
-        history = await self.histories.of(record.fact.run)
-        state = await history.at(record.sequence)
-        effects = Effects(self.log, self.artifacts, record, delivery, halted=history.halted.is_set)
+        tail = await self.platform.tails.of(record.fact.run)
+        state = await tail.histories[self.service.fold.name].at(record.sequence)
+        effects = Effects(self.log, self.artifacts, record, delivery, halted=tail.halted.is_set)
         decided = _decide(self.log, handler, record, state, effects)
-        await (_unless_halted(decided, history) if self.service.heeds_halt else decided)
+        await (_unless_halted(decided, tail) if self.service.heeds_halt else decided)
 
     async def _give_up(
         self, message: Msg, delivery: Delivery, reason: Any, error: str, record: Record[Fact] | None
@@ -195,18 +194,18 @@ async def _decide(log: Log, handler: Handler, record: Record[Fact], state: State
         await log.append(fact, cause=record.id)
 
 
-async def _unless_halted(work: Any, history: History[Any]) -> None:
+async def _unless_halted(work: Any, tail: Tail) -> None:
     """Cut work off as soon as its run is halted.
 
     Raises:
         Halted: the run was halted first.
     """
     working = asyncio.ensure_future(work)
-    halt = asyncio.ensure_future(history.halted.wait())
+    halt = asyncio.ensure_future(tail.halted.wait())
     try:
         await asyncio.wait({working, halt}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Halted(f"run {history.run} was halted")
+            raise Halted(f"run {tail.run} was halted")
         await working
     finally:
         halt.cancel()

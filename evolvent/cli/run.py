@@ -1,7 +1,6 @@
 """`evolvent run`, `start`, `serve`: begin runs and host the roles that carry them."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +23,12 @@ from evolvent.cli.app import (
     settings_for,
 )
 from evolvent.embedded import HomeTaken
-from evolvent.errors import EvolventError, Refused
+from evolvent.errors import EvolventError
 from evolvent.hosting import HostGone, attached, host_gone, hosting, reading
 from evolvent.platform import Platform
 from evolvent.programs import write_program
 from evolvent.provision import ROLES
-from evolvent.serve import serve as serve_role
+from evolvent.serve import serve as serve_roles
 from evolvent.serve import stop_on_signals
 from evolvent.settings import Settings
 from evolvent.summary import FOLD, Summary
@@ -244,14 +243,6 @@ def serve(
     async def work() -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
-        tasks = [asyncio.create_task(serve_role(settings, role, stop)) for role in chosen]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for finished in done:
-                finished.result()
-        finally:
-            stop.set()
-            with contextlib.suppress(Refused):
-                await asyncio.gather(*tasks, return_exceptions=True)
+        await serve_roles(settings, chosen, stop)
 
     perform(work())

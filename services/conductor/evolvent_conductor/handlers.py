@@ -8,7 +8,7 @@ import structlog
 
 from evolvent.clock import now
 from evolvent.errors import EvolventError
-from evolvent.folds import History
+from evolvent.history import Tail
 from evolvent.journal import Effects
 from evolvent.log import Record
 from evolvent.service import Handler, Runner
@@ -34,8 +34,8 @@ async def expire_rounds(runner: Runner[Life]) -> None:
     try:
         while True:
             await asyncio.sleep(TICK)
-            for history in runner.histories.open():
-                await _expire(runner, history)
+            for tail in runner.platform.tails.open():
+                await _expire(runner, tail)
     finally:
         watching.cancel()
 
@@ -47,12 +47,11 @@ async def _find_runs(runner: Runner[Life]) -> None:
         finished.add(record.fact.run)
     async for record in runner.log.follow([filter_for(RunStarted)]):
         if record.fact.run not in finished:
-            history = await runner.histories.of(record.fact.run)
-            history.begin()
+            (await runner.platform.tails.of(record.fact.run)).begin()
 
 
-async def _expire(runner: Runner[Life], history: History[Life]) -> None:
-    life = history.latest
+async def _expire(runner: Runner[Life], tail: Tail) -> None:
+    life: Life = tail.histories[FOLD.name].latest
     if life.settings is None:
         return
     for number, token in life.open.items():
