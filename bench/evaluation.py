@@ -37,7 +37,7 @@ from evolvent.evaluation import array
 def evaluate(candidate, settings, seed):
     return {"score": float(array(candidate.call("run", 100), shape=(100,)).sum())}
 """
-COLD = "import sys\n{imports}\nscope = {{}}\nexec(open('program.py').read(), scope)\nprint(float(scope['run'](100).sum()))\n"
+COLD = "{imports}\nscope = {{}}\nexec(open('program.py').read(), scope)\nprint(float(scope['run'](100).sum()))\n"
 FORK = """
 import os, sys, json, time, importlib
 from evolvent_engineer.confinement import Confinement, Settings, Spec

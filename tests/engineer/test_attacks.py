@@ -271,6 +271,8 @@ def evaluate(candidate, settings, seed):
     with candidate.sandbox() as second:
         return {"score": float(array(second.call("score", weights), shape=()))}
 """
+KEPT = [Path("/tmp/evolvent-kept"), Path("/dev/shm/evolvent-kept"), Path("/var/tmp/evolvent-kept")]
+"""What an attack leaves outside where there is no boundary."""
 _SCORE = "\ndef score(weights):\n    return 0.0\n"
 GRANT = {"kind": "training", "parameters": 10_000}
 TRAINED = {
@@ -300,7 +302,9 @@ TRAINED = {
         "          Path('/tmp/evolvent-kept'), Path('/dev/shm/evolvent-kept'), Path('/var/tmp/evolvent-kept')]\n"
         "def train(target):\n    for place in PLACES:\n        try:\n            place.write_text('x')\n"
         "        except OSError:\n            pass\n"
-        "def score(weights):\n    return float(any(place.exists() for place in PLACES))",
+        "def score(weights):\n    return float(any(map(holds, PLACES)))\n"
+        "def holds(place):\n    try:\n        return place.read_text() == 'x'\n"
+        "    except OSError:\n        return False",
         CONTAINED, CONTAINED, ANYTHING,
     ),
 }  # fmt: skip
@@ -325,7 +329,11 @@ async def target(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]
             hidden.bind(f"\0{abstract}")
             hidden.listen()
             port = tcp.getsockname()[1]
-            yield f"{port} {folder}/listener {abstract} {folder}/secret {{heldout}} {os.getpid()} {{work}}"
+            try:
+                yield f"{port} {folder}/listener {abstract} {folder}/secret {{heldout}} {os.getpid()} {{work}}"
+            finally:
+                for place in KEPT:
+                    place.unlink(missing_ok=True)
 
 
 def named(outcome: Outcome) -> str:

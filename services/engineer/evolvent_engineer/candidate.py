@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
+import numpy.random  # numpy imports it at first use, which would be in every child anew
 
 from evolvent_engineer import wire
 from evolvent_schemas.values import FailureReason
@@ -87,7 +87,7 @@ def _load(files: Mapping[str, str], entry: str, seed: int) -> ModuleType:
         Path(path).write_text(text, encoding="utf-8")
     sys.path.insert(0, str(Path.cwd()))
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  programs that use the old interface repeat as well
+    numpy.random.seed(seed % 2**32)  # noqa: NPY002  programs that use the old interface repeat as well
     name = Path(entry).stem
     spec = importlib.util.spec_from_file_location(name, Path.cwd() / entry)
     assert spec is not None

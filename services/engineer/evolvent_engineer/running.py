@@ -1,6 +1,7 @@
 """One evaluation: an evaluator, the sandboxes it asks for, and the limits kept from outside."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -8,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from evolvent_engineer import wire
 from evolvent_engineer.backend import Completed, Experiment, Failed, Outcome
@@ -26,6 +27,7 @@ _EVALUATOR_LIMITS = Limits(memory_mb=4096, processes=64, disk_mb=256, output_kb=
 _SAMPLE_SECONDS = 0.05
 _EXIT_SECONDS = 2.0
 _REPORT_LIMIT = 0
+_REASONS = frozenset(get_args(FailureReason))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Evaluation:
         self._limits = experiment.stage.limits
         self._cells = cells
         self._sandboxes: dict[int, Cell] = {}
+        self._first: asyncio.Task[socket.socket] | None = None
         self._breach: asyncio.Future[Breach] = asyncio.get_running_loop().create_future()
         self._began = time.monotonic()
 
@@ -64,11 +67,12 @@ class Evaluation:
         )
         name, bundle = f"{self._experiment.id}.evaluator", str(self._experiment.bundle)
         cell, control = await self._cells.open(name, "evaluator", limits, _ignore, bundle=bundle)
+        self._first = asyncio.create_task(self._prepare(0))  # nearly all evaluators want one, and soon
         try:
             yield cell, control
         finally:
             control.close()
-            await asyncio.shield(asyncio.gather(*(self._cells.end(each) for each in (cell, *self._sandboxes.values()))))
+            await asyncio.shield(asyncio.gather(self._abandon(), self._cells.end(cell)))
 
     async def _settled(self, evaluator: Cell, control: socket.socket) -> dict[str, Any]:
         """Converse until the evaluator reports, a limit is broken, or the evaluator itself takes too long."""
@@ -95,11 +99,17 @@ class Evaluation:
         await asyncio.get_running_loop().sock_sendall(control, b"".join(wire.encode(asdict(self._assignment()))))
         while True:
             match await receive(control, limit=_REPORT_LIMIT):
-                case {"open": int(number)}:
+                case {"open": int(number)} if number == 0 or number not in self._sandboxes:
                     await self._open(number, control)
-                case {"close": int(number)}:
+                case {"close": int(number)} if number in self._sandboxes:
                     await self._end(self._sandboxes[number])
-                case {"completed": dict()} | {"failed": dict()} as report:
+                case {"completed": {self._experiment.metric: float()}} as report:
+                    return dict(report)
+                case {"failed": {"reason": "ended", "sandbox": int(number)}} if number in self._sandboxes:
+                    return await self._explained(self._sandboxes[number])
+                case {"failed": {"reason": reason, "message": str(), "measured": dict()}} as report if (
+                    reason in _REASONS
+                ):
                     return dict(report)
                 case other:
                     raise wire.WireError(f"{other!r:.200} is no report")
@@ -119,14 +129,36 @@ class Evaluation:
         )
 
     async def _open(self, number: int, control: socket.socket) -> None:
-        """Open a sandbox with what is left of the CPU time and hand its channel to the evaluator."""
+        """Hand the channel of a sandbox to the evaluator."""
+        assert self._first is not None
+        with await (self._first if number == 0 else self._prepare(number)) as channel:
+            socket.send_fds(control, [b"."], [channel.fileno()])
+
+    async def _prepare(self, number: int) -> socket.socket:
+        """Open a sandbox with what is left of the CPU time, and return its channel."""
         used = sum(cell.cpu for cell in self._sandboxes.values())
         limits = self._limits.model_copy(update={"cpu_seconds": max(0.01, self._limits.cpu_seconds - used)})
         name = f"{self._experiment.id}.{number}"
-        cell, channel = await self._cells.open(name, "candidate", limits, self._overflowed)
+        try:
+            cell, channel = await self._cells.open(name, "candidate", limits, self._overflowed)
+        except OSError as error:
+            raise ServerError(f"cannot open a sandbox: {error}") from error
         self._sandboxes[number] = cell
-        with channel:
-            socket.send_fds(control, [b"."], [channel.fileno()])
+        return channel
+
+    async def _explained(self, cell: Cell) -> dict[str, Any]:
+        """Wait for the end of a sandbox that did not answer, and name it."""
+        exited = await cell.wait(_EXIT_SECONDS)
+        await self._end(cell)
+        return {"failed": asdict(_explained(cell, exited, self._limits))}
+
+    async def _abandon(self) -> None:
+        """End every sandbox, the first one's opening included."""
+        assert self._first is not None
+        self._first.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ServerError, OSError):
+            (await self._first).close()
+        await asyncio.gather(*(self._cells.end(cell) for cell in self._sandboxes.values()))
 
     async def _end(self, cell: Cell) -> None:
         """End a sandbox, and look once more for what it broke since the last sample."""
@@ -180,19 +212,14 @@ class Evaluation:
 
     async def _outcome(self, report: dict[str, Any], evaluator: Cell) -> Outcome:
         """Turn the report into the outcome, once the sandboxes have ended and their usage is known."""
-        ended = report.get("failed", {}).get("reason") == "ended"
-        if ended:
-            cell = self._sandboxes[report["failed"]["sandbox"]]
-            await cell.wait(_EXIT_SECONDS)
-        for each in self._sandboxes.values():
-            await self._end(each)
+        await asyncio.gather(self._cells.end(evaluator), *(self._end(each) for each in self._sandboxes.values()))
         if self._breach.done():
             report = {"failed": asdict(self._breach.result())}
-        elif ended:
-            report = {"failed": asdict(_explained(cell, self._limits))}
         if "completed" in report:
             return self._completed(report["completed"])
         failed = report["failed"]
+        if failed["reason"] == "wall_limit":
+            failed["measured"] = _of(time.monotonic() - self._began, self._limits.wall_seconds)
         if failed["reason"] == "evaluator_crashed" and (text := evaluator.output.text()):
             failed["message"] += f"\n--- the evaluator printed ---\n{text}"
         return self._failed(failed["reason"], failed["message"], failed["measured"])
@@ -233,9 +260,8 @@ def _status(exited: Exit) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
 
-def _explained(cell: Cell, limits: Limits) -> Breach:
-    """Name why a candidate's process ended before it answered."""
-    exited = cell.exit
+def _explained(cell: Cell, exited: Exit | None, limits: Limits) -> Breach:
+    """Name why a candidate's process ended before it answered, or that it did not even end."""
     if exited is None:
         return Breach("crashed", "the candidate closed its channel", {})
     killer = -os.waitstatus_to_exitcode(exited.status)
