@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolvent.errors import Permanent, Refused, Transient, Unreachable
-from evolvent_cognition.documents import CHUNK_WORDS, CODE_LIMIT, TEXT_LIMIT, Document, chunks
+from evolvent_cognition.documents import CHUNK_STRIDE, CHUNK_WORDS, CODE_LIMIT, TEXT_LIMIT, Document, chunks
 from evolvent_cognition.library import Library
 from evolvent_schemas.values import KnowledgeItem, Lesson
 
@@ -88,6 +88,12 @@ async def test_a_query_without_a_word_finds_nothing(library: Library, query: str
 
     assert await found(library, query) == []
     assert await found(library, query, "gates") == await found(library, "the", "gates")
+
+
+async def test_a_lone_surrogate_in_a_query_does_no_harm(library: Library) -> None:
+    await library.add([document(0, "gates forget")])
+
+    assert ["d0"] == [key for key, _ in await found(library, "gates \ud800")]
 
 
 async def test_an_empty_library_finds_nothing(library: Library) -> None:
@@ -258,7 +264,7 @@ def test_chunks_cover_every_word_in_order(text: str) -> None:
     words = text.split()
     pieces = [chunk.split() for chunk in chunks(text)]
 
-    assert words == [word for piece in pieces[:-1] for word in piece[:60]] + pieces[-1]
+    assert words == [word for piece in pieces[:-1] for word in piece[:CHUNK_STRIDE]] + pieces[-1]
     assert all(len(piece) <= CHUNK_WORDS for piece in pieces)
 
 

@@ -7,9 +7,14 @@ from pydantic import Field
 
 from evolvent_schemas.values import KnowledgeItem, Lesson, Value
 
-CHUNK_WORDS = 90
-CHUNK_STRIDE = 60
-"""Words per chunk and from one chunk's start to the next; chosen by measurement on 98 papers."""
+CHUNK_WORDS = 150
+CHUNK_STRIDE = 100
+"""Words per chunk and from one chunk's start to the next.
+
+Measured on the 86 items of `linear_attention` and 67 questions written after them (mean reciprocal rank / recall at 5
+by BM25): 90 and 60 gave .80 / .93, because they part an item from when it applies; 120 and 80 .84 / .94; 150 and 100
+.84 / .96, and longer ones no more.
+"""
 
 TEXT_LIMIT = 8000
 """Characters of a document that are searched and handed out; a longer one ends with an ellipsis."""
@@ -55,7 +60,7 @@ class Document(Value):
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Cut a text into chunks of 90 words, each starting 60 words after the last; an empty text is one chunk."""
+    """Cut a text into chunks of 150 words, each starting 100 words after the last; an empty text is one chunk."""
     words = text.split()
     for start in range(0, max(len(words) - CHUNK_WORDS + CHUNK_STRIDE, 1), CHUNK_STRIDE):
         yield " ".join(words[start : start + CHUNK_WORDS])

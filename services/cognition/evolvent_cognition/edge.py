@@ -95,12 +95,20 @@ def _open_shard(folder: Path, config: qdrant.EdgeConfig) -> qdrant.EdgeShard:
     if not folder.exists():
         draft = folder.with_name(folder.name + ".draft")
         shutil.rmtree(draft, ignore_errors=True)
-        qdrant.EdgeShard.create(str(draft), config).close()
+        _create(draft, config)
         draft.rename(folder)
     try:
         return qdrant.EdgeShard.load(str(folder), config)
     except Exception as error:  # the engine raises nothing narrower
         raise Refused(f"{folder}: {error}; delete the folder, it is made again from the log") from error
+
+
+def _create(folder: Path, config: qdrant.EdgeConfig) -> None:
+    shard = qdrant.EdgeShard.create(str(folder), config)
+    for field in ("ordinal", "last"):
+        # Without it every search reads the payload of every point: six times slower at 10,000.
+        shard.update(qdrant.UpdateOperation.create_field_index(field, qdrant.PayloadSchemaType.Integer))
+    shard.close()
 
 
 def _point(point: PointStruct) -> qdrant.Point:

@@ -53,7 +53,7 @@ class EndpointEmbedder:
         # Retries are JetStream's alone.
         embedder = cls(AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=60), model, 0)
         try:
-            embedder.dimensions = len((await embedder._ask(["length"]))[0])  # noqa: SLF001  its own class
+            embedder.dimensions = len((await embedder._ask(["length"]))[0])
         except EvolventError:
             await embedder.close()
             raise

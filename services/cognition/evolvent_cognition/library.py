@@ -17,6 +17,11 @@ BATCH = 64
 """Documents per write, so that a kill costs the work on at most so many."""
 
 
+DENSE_WEIGHT = 0.7
+"""Share of a dense rank beside that of BM25. On 67 questions MiniLM alone reaches a mean reciprocal rank of .66, BM25
+.84, both fused .86 at weight 1 and .88 at .7."""
+
+
 class Library:
     """The documents of one run. BM25 is always on, dense vectors where there is an embedder."""
 
@@ -47,15 +52,14 @@ class Library:
         Scores are sums of reciprocal ranks: they order the answers of one search and mean nothing beside another's.
         A query without a word, an empty library and a negative `up_to` find nothing.
         """
-        asked = [(number, query[:TEXT_LIMIT]) for number, query in enumerate(queries) if _has_words(query)]
+        asked = [(number, query) for number, query in enumerate(map(_cleaned, queries)) if _has_words(query)]
         if not asked or up_to < 0:
             return []
-        requests = [(number, _request(bm25.encode_query(query), up_to)) for number, query in asked]
-        if self._embedder is not None:
-            dense = await self._embedder.embed([query for _, query in asked])
-            requests += [(number, _request(vector, up_to)) for (number, _), vector in zip(asked, dense, strict=True)]
-        found = await self._index.query_batch([request for _, request in requests])
-        rankings = [Ranking(number, points) for (number, _), points in zip(requests, found, strict=True)]
+        requests = await self._requests(asked, up_to)
+        found = await self._index.query_batch([request for _, _, request in requests])
+        rankings = [
+            Ranking(number, points, weight) for (number, weight, _), points in zip(requests, found, strict=True)
+        ]
         return [_retrieved(hit.payload, hit.score, hit.query) for hit in fuse(rankings)[:limit]]
 
     async def count(self) -> int:
@@ -69,6 +73,15 @@ class Library:
     async def close(self) -> None:
         """Release the index."""
         await self._index.close()
+
+    async def _requests(self, asked: list[tuple[int, str]], up_to: int) -> list[tuple[int, float, QueryRequest]]:
+        """Ask every query by its words and, where there is an embedder, by its vector: number, weight, request."""
+        requests = [(number, 1.0, _request(bm25.encode_query(query), up_to)) for number, query in asked]
+        if self._embedder is not None:
+            vectors = await self._embedder.embed([query for _, query in asked])
+            for (number, _), vector in zip(asked, vectors, strict=True):
+                requests.append((number, DENSE_WEIGHT, _request(vector, up_to)))
+        return requests
 
     async def _embedded(self, points: list[tuple[str, PointStruct]]) -> list[PointStruct]:
         if self._embedder is None:
@@ -104,6 +117,11 @@ def _payload(document: Document, *, last: bool) -> Payload:
 def _request(vector: list[float] | SparseVector, up_to: int) -> QueryRequest:
     # Twice the depth that counts, so that ties at its end are broken by us and not by the engine.
     return QueryRequest(vector, up_to, 2 * DEPTH)
+
+
+def _cleaned(query: str) -> str:
+    # A model's answer may hold lone surrogates, which no engine takes.
+    return query[:TEXT_LIMIT].encode("utf-8", "replace").decode("utf-8")
 
 
 def _has_words(query: str) -> bool:

@@ -103,9 +103,9 @@ def _erf(x: Array) -> Array:
     """Approximate the error function to 1.5e-7. Source: Abramowitz and Stegun 1964, 7.1.26."""
     t = 1 / (1 + np.float32(0.3275911) * np.abs(x))
     coefficients = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
-    tail = np.zeros_like(x)
+    tail: Array = np.zeros_like(x)
     for coefficient in coefficients:
-        tail = (tail + np.float32(coefficient)) * t
+        tail = ((tail + np.float32(coefficient)) * t).astype(np.float32, copy=False)
     erf: Array = np.sign(x) * (1 - tail * np.exp(-(x**2)))
     return erf
 
