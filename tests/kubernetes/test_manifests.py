@@ -157,3 +157,15 @@ def test_labels_that_somebody_changed_belong_to_nobody() -> None:
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="runtimeClass"):
         ClusterSettings.model_validate({"image": "i", "runtimeClass": "gvisor"})
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_IMAGE", "registry.example/e@sha256:1")
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_RUNTIME_CLASS", "none")
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_NODE_SELECTOR", '{"gpu": "h100"}')
+    found = ClusterSettings()
+    assert ("registry.example/e@sha256:1", None, {"gpu": "h100"}) == (
+        found.image,
+        found.runtime_class,
+        found.node_selector,
+    )

@@ -4,14 +4,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evolvent.errors import Refused
 from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_schemas.values import Digest, ProgramSpec, Stage, Value
+from evolvent_schemas.values import Digest, ProgramSpec, Stage
 
 
-class ClusterSettings(Value):
-    """Where experiments run and how long the engineer waits for what."""
+class ClusterSettings(BaseSettings):
+    """Where experiments run and how long the engineer waits for what; from the environment (`EVOLVENT_EXPERIMENT_…`).
+
+    The word `none` unsets a setting that has a default.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="EVOLVENT_EXPERIMENT_",
+        env_parse_none_str="none",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
 
     namespace: str = "evolvent-experiments"
     image: str = Field(min_length=1)
