@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from evolvent.clock import monotonic
-from evolvent.errors import ConsumerLost, Rejected
+from evolvent.errors import ConsumerLost, Rejected, Unreachable
 from evolvent.wire import NANOSECONDS, Delivery, Wire, pull_request, status_of
 
 CONSUMER_NOT_FOUND = 10014
@@ -51,6 +51,7 @@ class Durable:
 
         Raises:
             ConsumerLost: the consumer was deleted.
+            Unreachable: the connection was closed for good.
         """
         self._inbox = self.wire.client.new_inbox()
         subscription = await self.wire.client.subscribe(
@@ -79,6 +80,8 @@ class Durable:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.heartbeat):
                     await self._stopping.wait()
+            if self.wire.client.is_closed:
+                raise Unreachable(f"{self.consumer} lost its connection to NATS for good, see the log for the reason")
             if monotonic() - self._heard > 2.5 * self.heartbeat:
                 self._again()
 

@@ -98,6 +98,8 @@ async def _pull(
                 if delivery.consumer_sequence != seen:
                     return
                 yield message, delivery
+    except nats.errors.Error:
+        return  # a lost connection; making the consumer anew waits for the next one
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()

@@ -1,5 +1,6 @@
 """The append-only log: facts go in by their kind and come out in order. The only source of truth."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from evolvent import follow
-from evolvent.clock import now
+from evolvent.clock import jitter, now
 from evolvent.errors import Conflict, Diverged, Rejected, SchemaError, Transient
 from evolvent.wire import Wire
 from evolvent_schemas import ROOT, Fact, Kind, decode, envelope, fact_id, subjects
@@ -84,7 +85,7 @@ class Log:
         return await self._standing(fact, wanted, body)
 
     async def _standing(self, fact: Fact, wanted: UUID, body: bytes) -> Record[Fact]:
-        stored = await self.read(fact.subject)
+        stored = await self._leader_says(fact.subject)
         if stored is None:
             raise Transient(f"{fact.subject} was refused as taken and is empty; it will be tried again")
         if fact.kind is not Kind.DECISION:
@@ -96,6 +97,14 @@ class Log:
         if stored.fact.body() != body:
             raise Diverged(f"{fact.subject} came out differently, see `evolvent audit replay {fact.run}`")
         return stored
+
+    async def _leader_says(self, subject: str) -> Record[Fact] | None:
+        """Read what stands on a subject, waiting for as long as there is no leader to ask."""
+        while True:
+            try:
+                return await self.read(subject)
+            except Transient:
+                await asyncio.sleep(jitter(0.3))
 
     async def read(self, subject: str) -> Record[Fact] | None:
         """Read the fact on a subject from the leader; none if there is none.
@@ -141,7 +150,8 @@ class Log:
         kept = {**(headers or {}), "Evolvent-Subject": subject, "Evolvent-Reason": " ".join(reason.split())[:1000]}
         kept = {name: value for name, value in kept.items() if not name.startswith("Nats-")}
         grave = subjects.dead(self.role, sequence)
-        await self.wire.store(grave, data, {**kept, envelope.MSG_ID: grave, envelope.EXPECTED_STREAM: DEAD_STREAM})
+        ours = {envelope.MSG_ID: grave, envelope.EXPECTED_STREAM: DEAD_STREAM, envelope.EXPECTED_SUBJECT_SEQUENCE: "0"}
+        await self.wire.store(grave, data, {**kept, **ours})
 
 
 def _headers(fact: Fact, id_: UUID, cause: UUID, time: datetime, role: str) -> dict[str, str]:

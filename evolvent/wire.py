@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -29,6 +30,7 @@ PUBLISH_WINDOW = 256
 SPEAK_UP = 5.0
 """Seconds of failed tries after which a waiting publish says so in the service's log, and again as often."""
 
+_REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 logger = structlog.get_logger()
 
 
@@ -82,7 +84,7 @@ def status_of(message: Msg) -> tuple[str, str] | None:
     headers = message.headers
     if not headers or "Status" not in headers:
         return None
-    return headers["Status"], headers.get("Description", "")
+    return headers["Status"], headers.get("Description", "").partition("\n")[0]
 
 
 @dataclass
@@ -97,6 +99,8 @@ class Wire:
     _count: int = 0
     violations: int = 0
     """Permission errors seen; nats-py reports them nowhere else."""
+    _forbidden: set[str] = field(default_factory=set)
+    """Subjects that the server refused to take from us, in lower case, as nats-py tells them."""
 
     async def _listen(self) -> None:
         self._inbox = self.client.new_inbox()
@@ -133,8 +137,8 @@ class Wire:
                 async with asyncio.timeout(patience):
                     reply: dict[str, Any] = await waiting
                     return reply
-            except nats.errors.OutboundBufferLimitError as error:
-                raise TimeoutError(str(error)) from error
+            except nats.errors.Error as error:
+                raise _lost(error) from error
             finally:
                 self._acks.pop(token, None)
 
@@ -145,7 +149,8 @@ class Wire:
 
         Raises:
             StreamFull: the stream's limit is reached.
-            Permanent: it will never be taken: too large, no such stream, another rule of the server.
+            Unreachable: the connection was closed for good.
+            Permanent: it will never be taken: too large, no permission, no such stream, another rule of the server.
         """
         delay, began = 0.02, monotonic()
         while True:
@@ -153,9 +158,9 @@ class Wire:
                 reply = await self.publish(subject, data, headers)
                 return None if reply.get("duplicate") else int(reply["seq"])
             except TimeoutError as error:
+                if subject.lower() in self._forbidden:
+                    raise Permanent(f"this service has no permission to publish {subject}") from error
                 reason = str(error) or "no acknowledgement"
-            except nats.errors.MaxPayloadError as error:
-                raise Permanent(f"{subject} is larger than the server takes: {len(data)} bytes") from error
             except Rejected as error:
                 if error.code == Code.WRONG_LAST_SEQUENCE:
                     return None
@@ -174,12 +179,15 @@ class Wire:
         Raises:
             Rejected: the server answered with an error.
             TimeoutError: it did not answer.
+            Unreachable: the connection was closed for good.
         """
         body = json.dumps(request).encode() if request is not None else b""
         try:
             reply = await self.client.request(f"$JS.API.{subject}", body, timeout=patience)
         except nats.errors.NoRespondersError as error:
             raise Rejected(Code.NO_RESPONDERS, f"nobody answers $JS.API.{subject}") from error
+        except nats.errors.Error as error:
+            raise _lost(error) from error
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
             raise _rejected(answer)
@@ -207,6 +215,21 @@ class Wire:
     async def _wake(self) -> None:
         for wake in tuple(self._reconnected):
             wake()
+
+    def _note(self, error: str) -> None:
+        """Count a permission error, and remember the subject that may not be published."""
+        self.violations += "permissions violation" in error.lower()
+        if (refused := _REFUSED.search(error.lower())) is not None:
+            self._forbidden.add(refused[1])
+
+
+def _lost(error: nats.errors.Error) -> Exception:
+    """Name what nats-py raises when a message cannot be sent: a time-out while it reconnects, and else the end."""
+    if isinstance(error, nats.errors.ConnectionClosedError):
+        return Unreachable("the connection to NATS was closed for good, see the service's log for the reason")
+    if isinstance(error, nats.errors.MaxPayloadError):
+        return Permanent("the message is larger than the server takes")
+    return TimeoutError(str(error))
 
 
 def _retryable(error: Rejected, subject: str) -> str:
@@ -245,7 +268,7 @@ async def connect(
     wire = Wire(client)
 
     async def failed(error: Exception) -> None:
-        wire.violations += "permissions violation" in str(error).lower()
+        wire._note(str(error))  # noqa: SLF001
         if str(error):
             await logger.awarning("nats.error", error=str(error))
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from evolvent_schemas import ContextSampled, RoundClosed, RoundExpired
+from evolvent_schemas import ContextSampled, RoundClosed, RoundExpired, RoundOpened, RunHalted
+from evolvent_schemas.values import Grant
 
 
 def sampled(round: str = "0", pool: int = 0, run: str = "r1") -> ContextSampled:  # noqa: A002
@@ -15,3 +16,11 @@ def expired(round: str = "0", open_seconds: float = 1.0) -> RoundExpired:  # noq
 
 def closed(round: str = "0", outcome: Any = "completed") -> RoundClosed:  # noqa: A002
     return RoundClosed(run="r1", round=round, outcome=outcome)
+
+
+def opened(round: str = "0", run: str = "r1") -> RoundOpened:  # noqa: A002
+    return RoundOpened(run=run, round=round, grant=Grant(attempts=1, compute_seconds=1.0))
+
+
+def halted(run: str = "r1") -> RunHalted:
+    return RunHalted(run=run, reason="enough")
