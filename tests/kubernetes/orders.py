@@ -19,11 +19,11 @@ PATIENCE = Patience(first=0.02, longest=0.1, attempts=6)
 
 
 def settings(**more: Any) -> ClusterSettings:
-    return ClusterSettings(**{"image": IMAGE, "namespace": NAMESPACE, "start_seconds": 5} | more)
+    return ClusterSettings.model_validate({"image": IMAGE, "namespace": NAMESPACE, "start_seconds": 5} | more)
 
 
 def stage(**more: Any) -> Stage:
-    return Stage(**{"limits": Limits(wall_seconds=10, memory_mb=512)} | more)
+    return Stage.model_validate({"limits": Limits(wall_seconds=10, memory_mb=512)} | more)
 
 
 def order(number: int = 1, *, run: str = "r1", attempt: int = 0, **more: Any) -> Order:

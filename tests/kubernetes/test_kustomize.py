@@ -12,9 +12,10 @@ import yaml
 
 from evolvent.provision import ROLES
 from evolvent.settings import Settings
+from evolvent_engineer.kubernetes.manifests import experiment_job
 from evolvent_engineer.kubernetes.settings import ClusterSettings
 from tests.kubernetes.fake import validation
-from tests.kubernetes.test_manifests import VERSIONS
+from tests.kubernetes.test_manifests import TRAINING, VERSIONS, containers
 
 K8S = Path(__file__).parents[2] / "k8s"
 OVERLAYS = ("local", "cluster")
@@ -250,8 +251,6 @@ def test_nobody_but_the_scaler_counts_replicas_in_a_cluster() -> None:
 
 def test_the_queue_covers_every_resource_that_an_experiment_asks_for() -> None:
     """Kueue admits no workload that asks for a resource its queue does not cover."""
-    from tests.kubernetes.test_manifests import TRAINING, containers, experiment_job
-
     asked = {name for box in containers(experiment_job(*TRAINING)).values() for name in box["resources"]["requests"]}
     (queue,) = of_kind("cluster", "ClusterQueue")
     (group,) = queue["spec"]["resourceGroups"]

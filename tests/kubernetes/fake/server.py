@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from tests.kubernetes.fake.cluster import Cluster
+from tests.kubernetes.fake.discovery import discovery
 from tests.kubernetes.fake.faults import Fault, Faults
 from tests.kubernetes.fake.listing import list_objects
 from tests.kubernetes.fake.resources import ACCESS_REVIEWS, ALL, PODS, Target, target
@@ -28,13 +29,17 @@ _REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 class ApiServer:
     """Serves one cluster on a free port of 127.0.0.1; `requests` counts by verb and resource."""
 
-    def __init__(self, cluster: Cluster, *, rate: float | None = 1.0) -> None:
-        """`rate`: simulated seconds per real second; none leaves the clock to the test."""
+    def __init__(self, cluster: Cluster, *, rate: float | None = 1.0, open_to_all: bool = False) -> None:
+        """`rate`: simulated seconds per real second; none leaves the clock to the test.
+
+        `open_to_all`: no token is needed; kubectl sends none over plain HTTP.
+        """
         self.cluster = cluster
         self.faults = Faults()
         self.requests: Counter[tuple[str, str]] = Counter()
         self.url = ""
         self._rate = rate
+        self._open_to_all = open_to_all
         self._writer = Writer(cluster)
         self._ticker: asyncio.Task[None] | None = None
         self._watches: set[asyncio.Task[Any]] = set()
@@ -92,11 +97,13 @@ class ApiServer:
         return response
 
     async def _serve(self, request: web.Request, cut: float | None) -> web.StreamResponse:
-        user = _user(request)
+        user = "admin" if self._open_to_all else _user(request)
         if request.path == "/openapi/v3":
             return _openapi()
         if request.path == "/version":
             return _json(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.2"})
+        if (document := discovery(request.path)) is not None:
+            return _json(200, document)
         if request.path == _REVIEW:
             return await self._review(request)
         found = target(request.path)

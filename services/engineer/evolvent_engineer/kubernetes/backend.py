@@ -49,7 +49,7 @@ class KubernetesBackend:
         self._done: set[Identity] = set()
         self._older: frozenset[Identity] = frozenset()
         self._listed = asyncio.Event()
-        self._refused: Permanent | None = None
+        self._failure: BaseException | None = None
         self._pods: dict[Identity, dict[str, Manifest]] = defaultdict(dict)
         self._patience: dict[Identity, tuple[bool, asyncio.TimerHandle]] = {}
         self._ends: asyncio.Queue[End | BaseException] = asyncio.Queue()
@@ -72,7 +72,7 @@ class KubernetesBackend:
         await asyncio.wait({following, listed}, return_when=asyncio.FIRST_COMPLETED)
         if not listed.done():
             listed.cancel()
-            raise self._refused or Permanent("the watch of Jobs ended before it began")
+            raise self._failure or Permanent("the watch of Jobs ended before it began")
         self._spawn(self._follow("pods", self._on_pods))  # second: pods are judged by the Jobs that are known
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -85,7 +85,15 @@ class KubernetesBackend:
         """A fault in our own code ends the stream of ends as well: nobody may wait for it for ever."""
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._ends.put_nowait(error)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Nothing more can be learnt: whoever waits for an end, now or later, gets the reason."""
+        self._failure = error
+        self._ends.put_nowait(error)
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(error)
 
     async def launch(self, order: Order) -> None:
         """Have the Job of one experiment. Idempotent: a second call, also of another engineer, finds the first's.
@@ -97,6 +105,8 @@ class KubernetesBackend:
             Permanent: the server refuses the Job.
             Transient: it did not answer, or a quota is exhausted.
         """
+        if self._failure is not None:
+            raise self._failure
         identity = order.identity
         self._done.discard(identity)
         self._open.add(identity)  # before the Job exists, so that nothing about its pods is missed
@@ -178,11 +188,7 @@ class KubernetesBackend:
             async for change in Watch(self._client, kind, SELECTOR).changes():
                 await handle(change)
         except Permanent as error:
-            self._refused = error
-            self._ends.put_nowait(error)
-            for waiting in self._waiting.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
+            self._fail(error)
 
     async def _on_jobs(self, change: Change) -> None:
         match change:
