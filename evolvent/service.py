@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from evolvent.artifacts import Artifacts
 from evolvent.durable import Durable, acknowledge, retry_later, terminate
-from evolvent.errors import EvolventError, Halted, Permanent, SchemaError, StreamFull, Transient
+from evolvent.errors import Halted, Permanent, SchemaError, StreamFull, Transient
 from evolvent.folds import Fold, State
 from evolvent.history import Tail
 from evolvent.journal import Effects
@@ -130,10 +130,10 @@ class Runner(Generic[S]):
                 await self._handle(record, delivery.delivered)
             except Permanent as error:
                 await self._give_up(message, delivery, error.reason, _described(error), record)
-            except EvolventError as error:
-                if not isinstance(error, Halted):
-                    raise
+            except Halted:
                 await acknowledge(wire, message)
+            except (StreamFull, Transient):
+                raise
             except Exception as error:  # noqa: BLE001 - the process boundary: a handler's bug must not stop the role
                 await self._stumble(message, delivery, error, record)
             else:
@@ -173,19 +173,18 @@ class Runner(Generic[S]):
         self, message: Msg, delivery: Delivery, reason: Any, error: str, record: Record[Fact] | None
     ) -> None:
         try:
-            address = subjects.parse(message.subject)
+            failed = HandlingFailed(
+                run=subjects.parse(message.subject).run,
+                role=self.service.role,
+                cause=str(record.id) if record else f"seq-{delivery.stream_sequence}",
+                handled=message.subject,
+                round=subjects.round_of(message.subject),
+                reason=reason,
+                error=error[-4000:],
+                deliveries=delivery.delivered,
+            )
         except ValueError:
-            return  # a foreign message on our stream: the dead letter is all that can be said
-        failed = HandlingFailed(
-            run=address.run,
-            role=self.service.role,
-            cause=str(record.id) if record else f"seq-{delivery.stream_sequence}",
-            handled=message.subject,
-            round=subjects.round_of(message.subject),
-            reason=reason,
-            error=error[-4000:],
-            deliveries=delivery.delivered,
-        )
+            return  # a foreign message on our stream, of no run of ours: the dead letter is all that can be said
         await (self.log.append(failed, cause=record.id) if record else self.log.append(failed))
 
 
