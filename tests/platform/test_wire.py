@@ -58,9 +58,7 @@ async def test_too_large_a_fact_is_a_permanent_error(log: Log, size: int) -> Non
     assert [] == await log.run("r1")
 
 
-async def test_an_append_whose_acknowledgement_was_lost_is_recognised_as_our_own(
-    log: Log, platform: Platform
-) -> None:
+async def test_an_append_whose_acknowledgement_was_lost_is_recognised_as_our_own(log: Log, platform: Platform) -> None:
     """On one node the expected sequence is checked before the id: the retry is rejected although it is stored."""
     stored = await log.append(sampled(), cause=ROOT)
     headers = _headers(str(stored.id))
@@ -149,7 +147,7 @@ async def test_a_missing_permission_is_counted_and_ends_the_append(tmp_path: Pat
         address = f"127.0.0.1:{node.port}"
         await _provisioned(Settings(nats_url=f"nats://provisioner:p@{address}"))
         async with open_platform(Settings(nats_url=f"nats://analyzer:a@{address}"), "analyzer") as platform:
-            with pytest.raises(Permanent, match="no permission to publish evo.r1.round.closed.0"):
+            with pytest.raises(Permanent, match=r"no permission to publish evo\.r1\.round\.closed\.0"):
                 await platform.log("analyzer").append(closed())
             assert 1 == platform.wire.violations
             assert [] == await platform.log("analyzer").run("r1")
