@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from evolvent_engineer.backend import Completed
+from evolvent_engineer.backend import Backend, Completed
 from evolvent_engineer.backend import Failed as FailedOutcome
 from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import Cluster, Script
@@ -41,3 +41,27 @@ async def test_a_cancelled_evaluation_leaves_nothing(begin: Begin, cluster: Clus
 
 async def test_the_tier_is_that_of_a_hardened_job(begin: Begin) -> None:
     assert "T0" == (await begin()).tier
+
+
+async def test_an_evaluation_of_a_halted_run_fails_without_blame(begin: Begin, cluster: Cluster) -> None:
+    backend: Backend = (kubernetes := await begin())
+    cluster.script("*", FOREVER)
+    task = asyncio.create_task(backend.evaluate(experiment()))
+    await until(lambda: running(cluster))
+    await kubernetes.halt("r1")
+    outcome = await task
+    assert isinstance(outcome, FailedOutcome)
+    assert ("infrastructure", "run r1 was halted") == (outcome.reason, outcome.message)
+
+
+async def test_a_fault_of_our_own_reaches_whoever_waits(begin: Begin, cluster: Cluster) -> None:
+    """A watch that dies of a bug may leave nobody waiting for ever."""
+    backend = await begin()
+    cluster.script("*", FOREVER)
+    task = asyncio.create_task(backend.evaluate(experiment()))
+    await until(lambda: running(cluster))
+    backend._fail(KeyError("a bug"))
+    with pytest.raises(KeyError):
+        await task
+    with pytest.raises(KeyError):
+        await backend.evaluate(experiment(2))

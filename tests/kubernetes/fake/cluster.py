@@ -24,9 +24,10 @@ class Cluster:
 
     clock: Clock = field(default_factory=Clock)
     nodes: tuple[Node, ...] = (Node("gpu-0"),)
+    track_fields: bool = True
 
     def __post_init__(self) -> None:
-        self.store = Store(self.clock)
+        self.store = Store(self.clock, track_fields=self.track_fields)
         self._scripts: list[tuple[str, tuple[Script, ...]]] = []
         self._owned: dict[str, dict[Key, None]] = defaultdict(dict)
         self.jobs = JobController(self)

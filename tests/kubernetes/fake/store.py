@@ -33,7 +33,9 @@ class Change:
 class Store:
     """All objects. Every write is one version and one log entry; readers get copies."""
 
-    def __init__(self, clock: Clock, *, start: int = 200, seed: int = 0) -> None:
+    def __init__(self, clock: Clock, *, start: int = 200, seed: int = 0, track_fields: bool = True) -> None:
+        """`track_fields`: keep `managedFields`, which cost as much as everything else together."""
+        self._track_fields = track_fields
         self.clock = clock
         self.version = start
         self.compacted = 0
@@ -89,7 +91,7 @@ class Store:
             message = f'{resource.qualified} "{key[2]}" already exists'
             raise ApiError(409, "AlreadyExists", message, details=resource.details(key[2]))
         self._owners[item["metadata"]["uid"]] = ownership = Ownership()
-        ownership.update({}, leaves(resource, owned or item), manager, "", self.clock.stamp())
+        ownership.update({}, self._flat(resource, owned or item), manager, "", self.clock.stamp())
         return self._write(resource, key, None, item)
 
     def preview(self, resource: Resource, item: Manifest, manager: str, owned: Manifest) -> Manifest:
@@ -114,7 +116,7 @@ class Store:
         if _content(before) == _content(item):
             return clone(before)
         uid = before["metadata"]["uid"]
-        after = leaves_again(resource, item, before, self._leaves[uid])
+        after = leaves_again(resource, item, before, self._leaves[uid]) if self._track_fields else {}
         self._owners[uid].update(self._leaves[uid], after, manager, subresource, self.clock.stamp())
         return self._write(resource, key, before, item, after)
 
@@ -135,6 +137,9 @@ class Store:
             message = f'Operation cannot be fulfilled on {resource.qualified} "{name}": {text}'
             raise ApiError(409, "Conflict", message, details=resource.details(name))
 
+    def _flat(self, resource: Resource, item: Manifest) -> Leaves:
+        return leaves(resource, item) if self._track_fields else {}
+
     def _write(
         self, resource: Resource, key: Key, before: Manifest | None, item: Manifest, known: Leaves | None = None
     ) -> Manifest:
@@ -143,8 +148,9 @@ class Store:
         metadata = item["metadata"]
         metadata["resourceVersion"] = str(self.version)
         uid = metadata["uid"]
-        self._leaves[uid] = leaves(resource, item) if known is None else known
-        metadata["managedFields"] = self._owners[uid].render(resource.api_version)
+        self._leaves[uid] = self._flat(resource, item) if known is None else known
+        if self._track_fields:
+            metadata["managedFields"] = self._owners[uid].render(resource.api_version)
         self._objects[key] = item
         self._record(Change(self.version, key, before, item, item))
         return clone(item)

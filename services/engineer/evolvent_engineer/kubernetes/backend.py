@@ -64,6 +64,8 @@ class KubernetesBackend:
     async def start(self) -> None:
         """Begin to watch; Jobs that exist already are adopted. Returns once they are known.
 
+        Waits for a server that does not answer.
+
         Raises:
             Permanent: the server refuses us.
         """

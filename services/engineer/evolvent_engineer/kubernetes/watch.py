@@ -5,10 +5,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from evolvent.errors import Transient
 from evolvent_engineer.kubernetes.client import Client, Event, Expired, Kind
 from evolvent_engineer.kubernetes.manifests import Manifest
 
+log = structlog.get_logger(__name__)
 _PAUSE_SECONDS = 0.05
 """Between two watches, so that a server that ends each at once is not flooded."""
 
@@ -68,6 +71,7 @@ class Watch:
             except Expired:
                 self._version = None
             except Transient as error:
+                log.warning("the watch is taken up again", kind=self._kind, error=str(error), delay=error.delay)
                 await asyncio.sleep(error.delay)
             await asyncio.sleep(_PAUSE_SECONDS)
 
