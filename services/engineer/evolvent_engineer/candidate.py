@@ -24,6 +24,7 @@ TEXT_LIMIT = 4000
 def serve(channel: socket.socket) -> None:
     """Read the program from the channel, import it, and answer calls until the channel closes."""
     setup = wire.receive(channel, limit=0)
+    _use_threads(setup["threads"])
     reply, module = _attempt(lambda: _load(setup["files"], setup["entry"], setup["seed"]))
     answer: object = None if module is not None else reply
     while True:
@@ -78,6 +79,13 @@ def _reason(error: BaseException) -> FailureReason:
             return "process_limit"
         case _:
             return "crashed"
+
+
+def _use_threads(count: int) -> None:
+    """Let torch compute with as many threads as were granted; the server itself must have only one."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
 
 
 def _load(files: Mapping[str, str], entry: str, seed: int) -> ModuleType:

@@ -40,6 +40,8 @@ class Assignment:
     frame_limit: int
     """Bytes of arrays in one frame."""
     parameters: int | None
+    threads: int
+    """What a candidate's libraries should compute with."""
 
 
 def run(control: socket.socket) -> None:
@@ -157,7 +159,7 @@ class _Pane:
         assignment = self._assignment
         seed = int.from_bytes(hashlib.sha256(f"candidate {assignment.seed}".encode()).digest()[:8], "big")
         setup = {"files": assignment.files, "entry": assignment.entry, "frame_limit": assignment.frame_limit}
-        self._exchange(setup | {"seed": seed >> 1})
+        self._exchange(setup | {"seed": seed >> 1, "threads": assignment.threads})
 
     def call(self, function: str, *arguments: Plain, **named: Plain) -> Plain:
         value = self._exchange([function, arguments, named])

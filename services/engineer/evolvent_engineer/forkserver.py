@@ -37,7 +37,8 @@ class Server:
         self._control = control
         self._confinement = confinement
         self._children: dict[int, str] = {}
-        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._woken, waker = os.pipe()
+        os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
@@ -76,26 +77,23 @@ class Server:
         wire.send(self._control, {"started": spec.id, "pid": pid})
 
     def _kill(self, pid: int) -> None:
-        """Kill a child and its group. The pid cannot be another's: only this process reaps it."""
+        """Kill a child, which may not lead its group yet, and its group. Only this process reaps it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+        _kill_group(pid)
 
     def _reap(self) -> None:
-        """Report every child that has ended."""
+        """Report every child that has ended, and end what it left in its process group."""
         with contextlib.suppress(ChildProcessError):
-            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                self._bury(ended.si_pid)
-
-    def _bury(self, pid: int) -> None:
-        """Reap one child, after its group: until it is reaped its number cannot be another's."""
-        self._kill(pid)
-        _, status, usage = os.wait4(pid, 0)
-        if name := self._children.pop(pid, None):
-            self._adopt()
-            cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _MAXRSS_UNIT
-            wire.send(self._control, {"exited": name, "status": status, "cpu": cpu, "peak": peak})
+            while True:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if name := self._children.pop(pid, None):
+                    _kill_group(pid)  # a number that a group still bears is not given out again
+                    self._adopt()
+                    cpu, peak = usage.ru_utime + usage.ru_stime, usage.ru_maxrss * _MAXRSS_UNIT
+                    wire.send(self._control, {"exited": name, "status": status, "cpu": cpu, "peak": peak})
 
     def _adopt(self) -> None:
         """End whatever has become ours as subreaper; its own children become ours in turn."""
@@ -110,6 +108,11 @@ class Server:
             os.waitpid(pid, 0)
         self._children.clear()
         self._adopt()
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _become(spec: Spec, confinement: Confinement, descriptors: Sequence[int]) -> None:

@@ -12,8 +12,8 @@ class Output:
     """A pipe that a child writes to. Reading stops for good once more than `limit` bytes came."""
 
     def __init__(self, limit: int, overflowed: Callable[[int], None]) -> None:
-        self._read, self.write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(self.write, True)
+        self._read, self.write = os.pipe()
+        os.set_blocking(self._read, False)
         self._limit = limit
         self._overflowed = overflowed
         self._tail = b""

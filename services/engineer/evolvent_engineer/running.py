@@ -126,6 +126,7 @@ class Evaluation:
             deadline=self._began + self._limits.wall_seconds,
             frame_limit=self._limits.memory_mb * MB,
             parameters=experiment.stage.parameters,
+            threads=min(self._limits.processes + 1, os.cpu_count() or 1),
         )
 
     async def _open(self, number: int, control: socket.socket) -> None:

@@ -52,7 +52,8 @@ def obstacle(tier: SandboxTier) -> str | None:
 def system() -> tuple[str, ...]:
     """List what any program needs to read: the system's libraries and the interpreter with its packages."""
     paths = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system/cpu")
-    return tuple(dict.fromkeys((*paths, sys.base_prefix, sys.prefix)))
+    packages = (path for path in sys.path if path.endswith(("site-packages", "dist-packages")))
+    return tuple(dict.fromkeys((*paths, sys.base_prefix, sys.prefix, *packages)))
 
 
 def strangers_may_read(tier: SandboxTier, work: Path) -> bool:
