@@ -51,7 +51,7 @@ def distance(score: float, objective: Objective) -> str:
     return f"{abs(gap):.4g} {side} the best known {objective.best_known:.10g}"
 
 
-def ending(finished: RunFinished, summary: Summary, path: str | None) -> None:
+def ending(finished: RunFinished, summary: Summary, path: str | None, report: str | None = None) -> None:
     """Print how a run ended and what to do next."""
     run = finished.run
     console.print(
@@ -67,6 +67,9 @@ def ending(finished: RunFinished, summary: Summary, path: str | None) -> None:
         if gap:
             console.print(f"          {gap}", markup=False)
         console.print(f"program   {path}", markup=False)
+    if report is not None:
+        console.print(f"report    {report}", markup=False)
+    if finished.best is not None:
         console.print(
             f"\nnext:\n  evolvent best {run}  # the program that won\n"
             f"  evolvent why {finished.best.candidate} --run {run}  # how it came to be\n"

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evolvent import report as reports
 from evolvent import runs, task, telemetry
 from evolvent.cli import lines
 from evolvent.cli.app import (
@@ -168,13 +169,23 @@ class _Search:
         path = None
         if self.summary.best is not None:
             path = await write_program(platform, finished.run, self.summary.best)
+        page = await self._report(platform, finished.run)
         if self.as_json:
-            emit(outcome(finished, self.summary, str(path) if path else None))
+            emit(outcome(finished, self.summary, str(path) if path else None, page))
         else:
-            lines.ending(finished, self.summary, str(path) if path else None)
+            lines.ending(finished, self.summary, str(path) if path else None, page)
         if finished.state == "failed":
             return FAILED
         return FRUITLESS if finished.state == "budget" and not _valid(self.summary) else OK
+
+    async def _report(self, platform: Platform, run: str) -> str | None:
+        """Write the report; a run that ended well is not made a failure by a page that cannot be written."""
+        try:
+            told = await reports.build(platform, run)
+            return str(reports.write(told, reports.place(self.settings.home, run)))
+        except EvolventError as error:
+            errors.print(f"there is no report: {error}; try again with: evolvent report {run}", markup=False)
+            return None
 
 
 def _valid(summary: Summary) -> bool:
@@ -182,7 +193,7 @@ def _valid(summary: Summary) -> bool:
     return len(summary.measured) > 1
 
 
-def outcome(finished: RunFinished, summary: Summary, path: str | None) -> dict[str, Any]:
+def outcome(finished: RunFinished, summary: Summary, path: str | None, report: str | None) -> dict[str, Any]:
     """Build the one object that `evolvent run --json` ends with."""
     best, baseline = finished.best, summary.baseline
     assert summary.started is not None
@@ -196,7 +207,7 @@ def outcome(finished: RunFinished, summary: Summary, path: str | None) -> dict[s
         "baseline": {"score": baseline.score if baseline else None},
         "best": {"candidate": best.candidate, "score": best.score, "path": path} if best else None,
         "cost": {**cost, "wall_seconds": (summary.last - summary.started).total_seconds()},
-        "report": None,
+        "report": report,
     }
 
 
