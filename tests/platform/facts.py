@@ -14,8 +14,8 @@ def expired(round: str = "0", open_seconds: float = 1.0) -> RoundExpired:  # noq
     return RoundExpired(run="r1", round=round, open_seconds=open_seconds)
 
 
-def closed(round: str = "0", outcome: Any = "completed") -> RoundClosed:  # noqa: A002
-    return RoundClosed(run="r1", round=round, outcome=outcome)
+def closed(round: str = "0", outcome: Any = "completed", run: str = "r1") -> RoundClosed:  # noqa: A002
+    return RoundClosed(run=run, round=round, outcome=outcome)
 
 
 def opened(round: str = "0", run: str = "r1") -> RoundOpened:  # noqa: A002

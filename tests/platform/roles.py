@@ -54,5 +54,5 @@ async def wait_for(log: Log, subject: str, within: float = 15.0) -> Record[Any]:
     raise AssertionError(subject)
 
 
-async def failures(log: Log) -> list[HandlingFailed]:
-    return [record.fact for record in await log.run("r1") if isinstance(record.fact, HandlingFailed)]
+async def failures(log: Log, run: str = "r1") -> list[HandlingFailed]:
+    return [record.fact for record in await log.run(run) if isinstance(record.fact, HandlingFailed)]
