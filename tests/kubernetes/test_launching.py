@@ -1,10 +1,14 @@
 """Launching a Job exactly once, whatever the API server does meanwhile."""
 
 import asyncio
+import os
+import sys
 import time
+from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from evolvent.errors import Conflict, Permanent, Transient
 from evolvent_engineer.kubernetes.manifests import experiment_job
@@ -13,6 +17,8 @@ from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster
 from tests.kubernetes.fake.resources import QUOTAS
 from tests.kubernetes.orders import NAMESPACE, order, settings
 from tests.kubernetes.waiting import FOREVER, jobs, next_end
+
+ROOT = Path(__file__).parents[2]
 
 
 async def test_a_launched_experiment_runs_to_its_end(begin: Begin, cluster: Cluster) -> None:
@@ -109,3 +115,42 @@ async def test_an_exhausted_quota_is_transient(begin: Begin, cluster: Cluster) -
     backend = await begin()
     with pytest.raises(Transient, match="exceeded quota"):
         await backend.launch(order())
+
+
+CONNECT = """
+import asyncio
+from evolvent_engineer.kubernetes.client import Client
+
+async def main() -> None:
+    client = Client.connect("evolvent-experiments")
+    print(await client.list("jobs", ""))
+    await client.close()
+
+asyncio.run(main())
+"""
+
+
+async def _connect(kubeconfig: Path) -> tuple[str, str]:
+    """A process of its own: the client reads its environment once, when it is imported."""
+    environment = {"KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent), "PATH": os.environ["PATH"]}
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-c", CONNECT]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=pipe, stderr=pipe, cwd=ROOT)
+    shown, errors = await process.communicate()
+    return shown.decode(), errors.decode()
+
+
+async def test_outside_a_cluster_the_kubeconfig_names_the_server(server: ApiServer, tmp_path: Path) -> None:
+    context = {"name": "c", "context": {"cluster": "k", "user": "u"}}
+    config = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [context]}
+    config |= {"clusters": [{"name": "k", "cluster": {"server": server.url}}]}
+    config |= {"users": [{"name": "u", "user": {"token": ADMIN_TOKEN}}]}
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    shown, errors = await _connect(tmp_path / "config")
+    assert "([], '" in shown, errors
+
+
+async def test_without_a_cluster_the_error_says_what_to_do(tmp_path: Path) -> None:
+    _, errors = await _connect(tmp_path / "missing")
+    assert "Permanent: no cluster is configured" in errors
+    assert "set KUBECONFIG" in errors

@@ -17,8 +17,10 @@ async def test_a_dropped_watch_is_resumed_without_a_new_list(begin: Begin, serve
     cluster.script("*", Script(seconds=6))
     await backend.launch(order())
     for _ in range(3):
+        before = server.requests["watch", "jobs"]
+        await until(lambda: server.requests["watch", "jobs"])
         server.drop_watches()
-        await asyncio.sleep(0.1)
+        await until(lambda before=before: server.requests["watch", "jobs"] > before)  # type: ignore[misc]
     assert None is (await next_end(backend)).reason
     assert lists == server.requests["list", "jobs"]
     assert server.requests["watch", "jobs"] >= 4
