@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from evolvent.errors import Permanent, Refused, Transient
-from evolvent_cognition.embedding import EndpointEmbedder
+from evolvent_cognition.endpoint import EndpointEmbedder
 from evolvent_cognition.library import Library
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evolvent.errors import Permanent, Refused, Transient, Unreachable
 from evolvent_cognition.documents import CHUNK_STRIDE, CHUNK_WORDS, CODE_LIMIT, TEXT_LIMIT, Document, chunks
+from evolvent_cognition.fusion import DEPTH
 from evolvent_cognition.library import Library
 from evolvent_schemas.values import KnowledgeItem, Lesson
 
@@ -165,7 +166,7 @@ async def test_edge_and_memory_agree_on_ties(tmp_path: Path) -> None:
     for place in (str(tmp_path), "memory"):
         library = await Library.open(place, run="r")
         await library.add(documents)
-        answers.append(await found(library, "gates", up_to=150, limit=5))
+        answers.append(await found(library, "gates", up_to=2 * DEPTH - 1, limit=5))
         await library.close()
 
     assert answers[0] == answers[1]
@@ -187,6 +188,7 @@ async def test_a_folder_reopened_by_another_model_starts_empty_and_keeps_the_old
 HOLDER = """
 import asyncio, sys
 from evolvent_cognition.documents import Document
+from evolvent_cognition.fusion import DEPTH
 from evolvent_cognition.library import Library
 
 async def main():

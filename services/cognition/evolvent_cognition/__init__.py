@@ -8,7 +8,8 @@ from evolvent_cognition.memory import FOLD, Memory
 def service(platform: Platform) -> Service[Memory]:
     """Build the role; while it runs it has an index of its own below the home."""
     from evolvent_cognition.handlers import Cognition
+    from evolvent_cognition.settings import CognitionSettings
     from evolvent_cognition.shelves import Shelves
 
-    shelves = Shelves(platform.settings.home / "index")
+    shelves = Shelves(platform.settings.home / "index", CognitionSettings())
     return Service("cognition", FOLD, Cognition(shelves).handlers, running=shelves.open)

@@ -13,8 +13,10 @@ import orjson
 from evolvent.artifacts import Artifacts
 from evolvent.errors import Refused
 from evolvent_cognition.documents import Document
+from evolvent_cognition.embedding import Embedder
 from evolvent_cognition.library import Library
 from evolvent_cognition.memory import Memory
+from evolvent_cognition.settings import CognitionSettings
 from evolvent_schemas.values import KnowledgeItem
 
 REPLICAS = 64
@@ -27,7 +29,9 @@ class Shelves:
 
     root: Path
     """Holds one folder for each process that has an index."""
+    settings: CognitionSettings
     _folder: Path | None = None
+    _embedder: Embedder | None = None
     _libraries: dict[str, Library] = field(default_factory=dict)
     _filled: dict[str, int] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -40,6 +44,7 @@ class Shelves:
             Refused: there are too many processes, or the folder cannot be made.
         """
         self._folder, descriptor = own_folder(self.root)
+        self._embedder = await self.settings.embedder()
         try:
             yield
         finally:
@@ -53,7 +58,8 @@ class Shelves:
         async with self._lock:
             if run not in self._libraries:
                 assert self._folder is not None, "the shelves are open while cognition runs"
-                self._libraries[run] = await Library.open(str(self._folder / run), run=run)
+                where = self.settings.qdrant_url or str(self._folder / run)
+                self._libraries[run] = await Library.open(where, run=run, embedder=self._embedder)
                 self._filled[run] = await self._libraries[run].count()
             library = self._libraries[run]
             if self._filled[run] < memory.documents:
