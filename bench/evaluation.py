@@ -17,12 +17,13 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,45 +83,84 @@ def installed(modules: Sequence[str]) -> bool:
     return all(importlib.util.find_spec(module.partition(".")[0]) for module in modules)
 
 
-def timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return (time.perf_counter() - began) * 1e3
+def cpu(who: int) -> float:
+    """CPU milliseconds of this process, or of the children that it has waited for."""
+    usage = resource.getrusage(who)
+    return (usage.ru_utime + usage.ru_stime) * 1e3
 
 
-async def warm(folder: Path, tier: SandboxTier, preload: tuple[str, ...], count: int) -> list[float]:
-    """Time whole evaluations, in milliseconds."""
-    bundle = folder / "task"
-    bundle.mkdir(exist_ok=True)
-    (bundle / "evaluate.py").write_text(EVALUATE)
-    backend = LocalBackend(folder / "work", allow_unsafe=True, preload=preload, tier=tier)
-    await backend.start()
-    times = []
-    for number in range(count + 1):
+def cpu_of(pid: int) -> float:
+    """CPU milliseconds of another process and of the children that it has waited for (Linux)."""
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+    return sum(map(int, ticks)) * 1e3 / os.sysconf("SC_CLK_TCK")
+
+
+class Warm:
+    """A backend and the experiment that it repeats."""
+
+    def __init__(self, folder: Path, tier: SandboxTier, preload: tuple[str, ...]) -> None:
+        self._bundle = folder / "task"
+        self._bundle.mkdir(exist_ok=True)
+        (self._bundle / "evaluate.py").write_text(EVALUATE)
+        self.backend = LocalBackend(folder / "work", allow_unsafe=True, preload=preload, tier=tier)
+        self._count = 0
+
+    async def once(self) -> float:
+        """Evaluate once, and return the milliseconds that it took."""
+        self._count += 1
         experiment = Experiment(
-            id=f"bench-{number}",
-            bundle=bundle,
+            id=f"bench-{self._count}",
+            bundle=self._bundle,
             files={"program.py": PROGRAM},
             program=ProgramSpec(functions=("run",)),
             stage=Stage(limits=Limits()),
             metric="score",
-            seed=number,
+            seed=self._count,
         )
         began = time.perf_counter()
-        outcome = await backend.evaluate(experiment)
-        times.append((time.perf_counter() - began) * 1e3)
+        outcome = await self.backend.evaluate(experiment)
         assert isinstance(outcome, Completed), outcome
-    await backend.close()
-    return times[1:]  # the first one waits for the server
+        return (time.perf_counter() - began) * 1e3
+
+    def cpu(self) -> float:
+        """CPU milliseconds of the engineer, the fork server and everything that it forked."""
+        (server,) = self.backend._servers.values()  # noqa: SLF001  nobody but a benchmark needs it
+        return cpu(resource.RUSAGE_SELF) + cpu_of(server.pid)
 
 
-def cold(folder: Path, preload: tuple[str, ...], count: int) -> list[float]:
-    """Time fresh interpreters, in milliseconds, after one that fills the page cache."""
-    (folder / "program.py").write_text(PROGRAM)
-    imports = "\n".join(f"import {module}" for module in preload)
-    command = [sys.executable, "-c", COLD.format(imports=imports)]
-    run = lambda: subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: E731
-    return [timed(run) for _ in range(count + 1)][1:]
+class Cold:
+    """A fresh interpreter for each evaluation."""
+
+    def __init__(self, folder: Path, preload: tuple[str, ...]) -> None:
+        (folder / "program.py").write_text(PROGRAM)
+        imports = "\n".join(f"import {module}" for module in preload)
+        self._command = [sys.executable, "-c", COLD.format(imports=imports)]
+        self._folder = folder
+
+    def once(self) -> float:
+        began = time.perf_counter()
+        subprocess.run(self._command, cwd=self._folder, check=True, capture_output=True)
+        return (time.perf_counter() - began) * 1e3
+
+
+async def alternate(folder: Path, tier: SandboxTier, preload: tuple[str, ...], blocks: int) -> dict[str, Any]:
+    """Time both in turn, ten warm ones for each cold one, so that the machine's other work strikes both alike."""
+    warm, cold = Warm(folder, tier, preload), Cold(folder, preload)
+    await warm.backend.start()
+    await warm.once()  # starts the server
+    cold.once()  # fills the page cache
+    warms: list[float] = []
+    colds: list[float] = []
+    warm_cpu = cold_cpu = 0.0
+    for _ in range(blocks):
+        before = cpu(resource.RUSAGE_CHILDREN)
+        colds.append(cold.once())
+        cold_cpu += cpu(resource.RUSAGE_CHILDREN) - before
+        before = warm.cpu()
+        warms += [await warm.once() for _ in range(10)]
+        warm_cpu += warm.cpu() - before
+    await warm.backend.close()
+    return {"warm": warms, "cold": colds, "warm_cpu": warm_cpu / len(warms), "cold_cpu": cold_cpu / len(colds)}
 
 
 def fork(folder: Path, tier: SandboxTier, preload: tuple[str, ...], count: int) -> list[tuple[float, float]]:
@@ -146,18 +186,19 @@ def fork(folder: Path, tier: SandboxTier, preload: tuple[str, ...], count: int) 
 
 
 def compare(preload: tuple[str, ...], tier: SandboxTier, *, quick: bool) -> dict[str, Any]:
-    heavy = "torch" in preload
+    blocks = (2 if "torch" in preload else 5) if quick else 30
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
-        colds = cold(Path(name), preload, (3 if heavy else 8) if quick else 20)
-        warms = asyncio.run(warm(Path(name), tier, preload, 30 if quick else 300))
+        times = asyncio.run(alternate(Path(name), tier, preload, blocks))
         forks = fork(Path(name), tier, preload, 50 if quick else 500)
-    ratio = statistics.median(colds) / statistics.median(warms)
+    warms, colds = statistics.median(times["warm"]), statistics.median(times["cold"])
     return {
         "preload": preload,
-        "warm": spread(warms, "ms") | {"per_minute": 60_000 / statistics.median(warms)},
-        "cold": spread(colds, "ms") | {"per_minute": 60_000 / statistics.median(colds)},
-        "ratio": ratio,
+        "warm": spread(times["warm"], "ms") | {"per_minute": 60_000 / warms, "cpu_ms": times["warm_cpu"]},
+        "cold": spread(times["cold"], "ms") | {"per_minute": 60_000 / colds, "cpu_ms": times["cold_cpu"]},
+        "ratio": colds / warms,
+        "ratio_of_minima": min(times["cold"]) / min(times["warm"]),
+        "ratio_of_cpu": times["cold_cpu"] / times["warm_cpu"],
         "fork_to_confined": spread([ready for ready, _ in forks], "ms"),
         "fork_to_reaped": spread([reaped for _, reaped in forks], "ms"),
     }
@@ -191,15 +232,20 @@ def main() -> None:
 def table(report: dict[str, Any]) -> str:
     lines = [f"{report['compared']}; tier {report['tier']}; {report['machine']}"]
     for result in report["results"]:
-        warms, colds, forks = result["warm"], result["cold"], result["fork_to_confined"]
-        lines.append(
-            f"{'+'.join(result['preload']):22} warm {warms['median']:7.1f} (p90 {warms['p90']:.1f})"
-            f"  cold {colds['median']:8.1f} (p90 {colds['p90']:.1f})  ratio {result['ratio']:6.1f}"
-            f"  {warms['per_minute']:.0f} against {colds['per_minute']:.0f} per minute"
-            f"  fork to confined {forks['min']:.1f}/{forks['median']:.1f}/{forks['p90']:.1f}/{forks['p99']:.1f}"
-            " (min/median/p90/p99)"
-        )
+        ready = result["fork_to_confined"]
+        ratios = (result[name] for name in ("ratio", "ratio_of_minima", "ratio_of_cpu"))
+        lines.append("+".join(result["preload"]))
+        lines += [row(name, result[name]) for name in ("warm", "cold")]
+        lines.append("  ratio {:.1f} of medians, {:.1f} of minima, {:.1f} of CPU".format(*ratios))
+        confined = " / ".join(f"{ready[at]:.1f}" for at in ("min", "median", "p90", "p99"))
+        lines.append(f"  fork to confined {confined} ms (min / median / p90 / p99, n {ready['n']})")
     return "\n".join(lines)
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    times = " / ".join(f"{found[at]:.1f}" for at in ("min", "median", "p90"))
+    rest = f"{found['cpu_ms']:.1f} ms of CPU, {found['per_minute']:.0f} per minute"
+    return f"  {name} {times} ms (min / median / p90, n {found['n']}), {rest}"
 
 
 if __name__ == "__main__":
