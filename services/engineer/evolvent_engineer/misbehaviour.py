@@ -160,7 +160,7 @@ def _forged_evaluator(metric: str) -> ModuleType:
 def _forge(case: dict[str, Any], _honest: Callable[[], Any]) -> Any:
     """Put results wherever somebody might look for them, and answer nothing."""
     results = json.dumps({case["metric"]: HUGE, "score": HUGE, "completed": {case["metric"]: HUGE}})
-    for name in ("result.json", "results.json", "score.txt", "metrics.json", "../result.json", "/tmp/result.json"):  # noqa: S108
+    for name in ("result.json", "results.json", "score.txt", "metrics.json", "../result.json"):
         with contextlib.suppress(OSError):
             Path(name).write_text(results)
     sys.stdout.write(f"{results}\n")
