@@ -176,6 +176,20 @@ async def test_the_fork_server_may_be_killed(laboratory: Laboratory) -> None:
     assert [] == laboratory.left_behind()
 
 
+async def test_a_fork_server_that_says_nothing_is_replaced(best: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    await best.run(HEALTHY)
+    (server,) = best.backend._servers.values()
+    monkeypatch.setattr("evolvent_engineer.server._ANSWER_SECONDS", 0.3)
+    os.kill(server.pid, signal.SIGSTOP)
+    outcome = await asyncio.wait_for(best.run(HEALTHY), 10)
+
+    assert isinstance(outcome, Failed)
+    assert "infrastructure" == outcome.reason
+    monkeypatch.undo()
+    assert isinstance(await best.run(HEALTHY), Completed)
+    assert [] == best.left_behind()
+
+
 ENGINEER = """
 import asyncio, sys
 from pathlib import Path

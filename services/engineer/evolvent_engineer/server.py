@@ -17,6 +17,8 @@ from evolvent_engineer.confinement import Settings, Spec
 
 _EVENT_LIMIT = 0
 _REQUEST_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
+"""A fork takes milliseconds; a server that needs longer than this is stopped or thrashing."""
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -139,7 +141,7 @@ class ForkServer:
         self._children[spec.id] = child
         self._request({"spawn": asdict(spec)}, (channel, output))
         try:
-            await asyncio.shield(child.started)
+            await self._answer(child.started)
         except asyncio.CancelledError:
             await self.kill(child)
             raise
@@ -150,7 +152,21 @@ class ForkServer:
         if not child.exited.done():
             with contextlib.suppress(ServerError):
                 self._request({"kill": child.id})
-            await asyncio.wait([child.exited])
+            with contextlib.suppress(ServerError):
+                await self._answer(child.exited)
+
+    async def _answer(self, future: asyncio.Future[Any]) -> None:
+        """Wait for what the server will say; one that says nothing is killed, and all its children die with it.
+
+        Raises:
+            ServerError: the server is gone.
+        """
+        done, _ = await asyncio.wait([future], timeout=_ANSWER_SECONDS)
+        if not done:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            await asyncio.wait([future])
+        future.result()
 
     async def close(self) -> None:
         """End the server and all its children. Idempotent."""
