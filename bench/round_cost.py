@@ -20,6 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import openevolve_cost
+
+from evolvent import runs, task, telemetry
+from evolvent.embedded import embedded
+from evolvent.platform import Platform, open_platform
+from evolvent.service import Runner, Service
+from evolvent.settings import Settings
 from evolvent_analyzer import service as analyzer
 from evolvent_cognition import service as cognition
 from evolvent_conductor import service as conductor
@@ -27,12 +33,6 @@ from evolvent_engineer import service as engineer
 from evolvent_engineer.backend import Completed, Experiment, Outcome
 from evolvent_engineer.handlers import Engineer
 from evolvent_researcher import service as researcher
-
-from evolvent import runs, task, telemetry
-from evolvent.embedded import embedded
-from evolvent.platform import Platform, open_platform
-from evolvent.service import Runner, Service
-from evolvent.settings import Settings
 from evolvent_schemas import CandidateProposed, KnowledgeRetrieved, RoundClosed, RunFinished, filter_for
 from evolvent_schemas.values import Program, SandboxTier
 
@@ -175,8 +175,9 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
     elif peer is not None:
-        print(f"OpenEvolve {peer['version']}: {peer['ms_per_iteration']:.1f} ms per iteration over {peer['iterations']}, "
-              f"{peer['ms_per_iteration'] / found[2]['ms_per_round']:.1f} times a forked round of ours at width 1")  # fmt: skip
+        cost = peer["ms_per_iteration"]
+        ratio = cost / found[2]["ms_per_round"]
+        print(f"OpenEvolve {peer['version']}: {cost:.1f} ms per iteration, {ratio:.1f} times a forked round at width 1")
 
 
 def _line(timing: dict[str, Any]) -> str:
