@@ -8,7 +8,7 @@ import orjson
 
 from evolvent.artifacts import Artifacts
 from evolvent.clock import monotonic
-from evolvent.errors import CodeChanged, Halted, Permanent, Unrecorded
+from evolvent.errors import CodeChanged, Halted, Permanent, Transient, Unrecorded
 from evolvent.log import Log, Record
 from evolvent_schemas import EffectRecorded, Fact
 from evolvent_schemas.values import INLINE_LIMIT, Cost, canonical, sha256
@@ -25,7 +25,11 @@ class Answer:
 
 
 class EffectFailed(Permanent):
-    """The effect failed for good, now or when it was recorded; the message is the recorded one."""
+    """The effect failed for good, now or when it was recorded; message and reason are the recorded ones."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,14 @@ class Effects:
     live: bool = True
     halted: Callable[[], bool] = bool
 
-    async def once(self, name: str, request: Any, call: Callable[[], Awaitable[Answer]]) -> Any:
+    async def once(
+        self, name: str, request: Any, call: Callable[[], Awaitable[Answer]], *, tries: int | None = None
+    ) -> Any:
         """Return the recorded answer to this request, or call, record and return it.
 
         A call whose answer was recorded is never repeated. One that was cut off before may be, once per delivery; the
-        record's `delivery` books how many there can have been.
+        record's `delivery` books how many there can have been. From the delivery `tries` on, a passing fault counts as
+        a lasting one: for a handler that can do without the answer.
 
         Raises:
             CodeChanged: another request was recorded under this name.
@@ -57,7 +64,7 @@ class Effects:
         digest = sha256(canonical(request))
         stored = await self.log.read(self._subject(name))
         if stored is None:
-            stored = await self._call(name, digest, call)
+            stored = await self._call(name, digest, call, tries)
         assert isinstance(stored.fact, EffectRecorded)
         return await self._answer(stored.fact, digest)
 
@@ -75,22 +82,27 @@ class Effects:
             **fields,
         )
 
-    async def _call(self, name: str, digest: str, call: Callable[[], Awaitable[Answer]]) -> Record[Fact]:
+    async def _call(
+        self, name: str, digest: str, call: Callable[[], Awaitable[Answer]], tries: int | None
+    ) -> Record[Fact]:
         self._check(name)
         began = monotonic()
         try:
             answer = await call()
+        except Transient as error:
+            if tries is None or self.delivery < tries:
+                raise
+            fact = self._failed(name, digest, error, monotonic() - began)
         except Permanent as error:
-            fact = self._record(
-                name,
-                digest,
-                outcome="failed",
-                error=f"{type(error).__name__}: {error}",
-                wall_seconds=monotonic() - began,
-            )
+            fact = self._failed(name, digest, error, monotonic() - began)
         else:
             fact = await self._answered(name, digest, answer, monotonic() - began)
         return await self.log.append(fact, cause=self.cause.id)
+
+    def _failed(self, name: str, digest: str, error: Transient | Permanent, seconds: float) -> EffectRecorded:
+        reason = error.reason if isinstance(error, Permanent) else Permanent.reason
+        said = f"{type(error).__name__}: {error}"
+        return self._record(name, digest, outcome="failed", error=said, reason=reason, wall_seconds=seconds)
 
     async def _answered(self, name: str, digest: str, answer: Answer, seconds: float) -> EffectRecorded:
         body = canonical(answer.value)
@@ -104,7 +116,7 @@ class Effects:
         if recorded.request != digest:
             raise CodeChanged(f"{recorded.subject} was recorded for another request than this code makes")
         if recorded.outcome == "failed":
-            raise EffectFailed(recorded.error)
+            raise EffectFailed(recorded.error, reason=recorded.reason or Permanent.reason)
         if recorded.artifact is not None:
             return orjson.loads(await self.artifacts.get(recorded.artifact))
         return recorded.answer

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from evolvent import artifacts, log
+from evolvent import artifacts, log, shared
 from evolvent.durable import CONSUMER_NOT_FOUND
 from evolvent.errors import Rejected
 from evolvent.settings import Settings
@@ -14,11 +14,18 @@ ROLES = ("conductor", "researcher", "engineer", "analyzer", "cognition")
 STREAM_NOT_FOUND = 10059
 LARGEST_FACT = 512 * 1024
 """Bytes; what is larger travels as an artifact."""
+SHARED_AGE = 30 * 86400.0
+"""Seconds after which a shared value that nobody changed is forgotten: far longer than a round is open."""
+
+_DEFAULTS = {"max_age": 0, "num_replicas": 1, "max_bytes": -1, "max_msg_size": -1, "deny_delete": False}
 
 
 def streams(settings: Settings) -> list[dict[str, Any]]:
-    """Describe the streams: the log itself, artifacts, dead letters. All refuse rather than forget."""
-    shared = {
+    """Describe the streams. The log itself, artifacts and dead letters refuse rather than forget.
+
+    What replicas share for the moment keeps only the newest value of a subject, and that for `SHARED_AGE`.
+    """
+    kept = {
         "storage": "file",
         "retention": "limits",
         "discard": "new",
@@ -30,14 +37,24 @@ def streams(settings: Settings) -> list[dict[str, Any]]:
     }
     return [
         {
-            **shared,
+            **kept,
             "name": log.STREAM,
             "subjects": [subjects.ALL_FACTS],
             "max_bytes": settings.log_max_bytes,
             "max_msg_size": LARGEST_FACT,
         },
-        {**shared, "name": artifacts.STREAM, "subjects": [subjects.ALL_BLOBS], "max_bytes": -1, "max_msg_size": -1},
-        {**shared, "name": log.DEAD_STREAM, "subjects": [subjects.ALL_DEAD], "max_bytes": -1, "max_msg_size": -1},
+        {**kept, "name": artifacts.STREAM, "subjects": [subjects.ALL_BLOBS], "max_bytes": -1, "max_msg_size": -1},
+        {**kept, "name": log.DEAD_STREAM, "subjects": [subjects.ALL_DEAD], "max_bytes": -1, "max_msg_size": -1},
+        {
+            **kept,
+            "name": shared.STREAM,
+            "subjects": [subjects.ALL_LIMITS, subjects.ALL_PURSES],
+            "max_bytes": -1,
+            "max_msg_size": LARGEST_FACT,
+            "max_msgs_per_subject": 1,
+            "max_age": int(SHARED_AGE * NANOSECONDS),
+            "deny_delete": False,
+        },
     ]
 
 
@@ -95,7 +112,7 @@ def _plain(config: dict[str, Any], key: str) -> Any:
     """Read a setting as it was asked for: the server leaves defaults out and keeps a single filter apart."""
     if key == "filter_subjects":
         return sorted(config.get(key) or [config.get("filter_subject", "")])
-    return config.get(key, {"max_age": 0, "num_replicas": 1, "max_bytes": -1, "max_msg_size": -1}.get(key))
+    return config.get(key, _DEFAULTS.get(key))
 
 
 async def _bring(wire: Wire, noun: str, name: str, wanted: dict[str, Any], missing: int) -> list[str]:

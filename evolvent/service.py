@@ -20,7 +20,8 @@ from evolvent.journal import Effects
 from evolvent.log import STREAM, Log, Record
 from evolvent.platform import Platform
 from evolvent.wire import Delivery
-from evolvent_schemas import Fact, HandlingFailed, subjects
+from evolvent_schemas import EffectRecorded, Fact, HandlingFailed, subjects
+from evolvent_schemas.values import Cost
 
 S = TypeVar("S", bound=State)
 Handler = Callable[[Record[Any], Any, Effects], Awaitable[Sequence[Fact]]]
@@ -182,10 +183,17 @@ class Runner(Generic[S]):
                 reason=reason,
                 error=error[-4000:],
                 deliveries=delivery.delivered,
+                cost=await self._spent(record) if record else Cost(),
             )
         except ValueError:
             return  # a foreign message on our stream, of no run of ours: the dead letter is all that can be said
         await (self.log.append(failed, cause=record.id) if record else self.log.append(failed))
+
+    async def _spent(self, record: Record[Fact]) -> Cost:
+        """Add up what the effects recorded for this fact have cost, on whichever delivery they were made."""
+        filters = [subjects.fact(record.fact.run, "effect.recorded", f"{self.service.role}.{record.id}.>")]
+        effects = [found.fact async for found in self.log.follow(filters, until=await self.log.end())]
+        return sum((fact.cost for fact in effects if isinstance(fact, EffectRecorded)), Cost())
 
 
 async def _decide(log: Log, handler: Handler, record: Record[Fact], state: State, effects: Effects) -> None:

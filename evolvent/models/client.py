@@ -16,7 +16,7 @@ from evolvent.models.parsing import json_object
 from evolvent.models.prices import load_prices, price_of
 from evolvent.models.settings import ModelSettings
 from evolvent.models.tokens import estimate, prompt_tokens, worst_case
-from evolvent_schemas.values import Grant, NonNegative, Value, sha256
+from evolvent_schemas.values import Cost, Grant, NonNegative, Value, sha256
 
 _WHOLE = frozenset({"stop", "end_turn", "stop_sequence", "eos"})
 """Finish reasons of an answer that the model ended itself: OpenAI's own and those of other servers."""
@@ -74,15 +74,15 @@ class Models:
             Transient: try the same request again after `delay` seconds.
             Permanent: the endpoint refuses it for good; the message names the model, the address and the next step.
         """
-        tokens = self.check(request, grant)
+        most = self.check(request, grant)
         async with self._gate:
-            await self._limiter.slot(request.model, tokens)
+            await self._limiter.slot(request.model, most.tokens)
             started = clock.monotonic()
             reply = await self._endpoint.ask(request)
             return self._answer(request, reply, clock.monotonic() - started)
 
-    def check(self, request: ModelRequest, grant: Grant) -> int:
-        """Return the most tokens that a request can cost.
+    def check(self, request: ModelRequest, grant: Grant) -> Cost:
+        """Return the most that a request can cost; without a price the money is 0.
 
         Raises:
             GrantExceeded: that, or their price, is more than the grant.
@@ -93,22 +93,10 @@ class Models:
                 f"a call of {request.model!r} may take {tokens} tokens and {grant.tokens} are left: "
                 "raise the tokens of the budget or lower EVOLVENT_MODEL_MAX_TOKENS"
             )
-        if grant.usd is not None:
-            self._check_money(request, grant.usd)
-        return tokens
-
-    def _check_money(self, request: ModelRequest, left: float) -> None:
         usd = self._usd(request.model, prompt_tokens(request), request.max_tokens)
-        if usd is None:
-            raise GrantExceeded(
-                f"the budget is in money and {request.model!r} has no price: give one in the file named by "
-                "EVOLVENT_MODEL_PRICES, or drop the money from the budget"
-            )
-        if usd > left:
-            raise GrantExceeded(
-                f"a call of {request.model!r} may cost {usd:.6f} USD and {left:.6f} are left: "
-                "raise the money of the budget or lower EVOLVENT_MODEL_MAX_TOKENS"
-            )
+        if grant.usd is not None:
+            _check_money(request, usd, grant.usd)
+        return Cost(tokens=tokens, usd=usd or 0.0)
 
     def _usd(self, model: str, tokens_in: int, tokens_out: int) -> float | None:
         price = price_of(self.prices, model)
@@ -164,6 +152,19 @@ class Models:
                 return any(entry.id == model for entry in page.data)
         except (openai.APIError, TimeoutError, ValueError, TypeError, AttributeError):
             return None  # many endpoints have no list, and some answer with another shape
+
+
+def _check_money(request: ModelRequest, usd: float | None, left: float) -> None:
+    if usd is None:
+        raise GrantExceeded(
+            f"the budget is in money and {request.model!r} has no price: give one in the file named by "
+            "EVOLVENT_MODEL_PRICES, or drop the money from the budget"
+        )
+    if usd > left:
+        raise GrantExceeded(
+            f"a call of {request.model!r} may cost {usd:.6f} USD and {left:.6f} are left: "
+            "raise the money of the budget or lower EVOLVENT_MODEL_MAX_TOKENS"
+        )
 
 
 def _judged(request: ModelRequest, reply: Reply, text: str) -> tuple[Outcome, str, dict[str, JsonValue] | None]:

@@ -9,9 +9,9 @@ import httpx2
 import openai
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from evolvent.errors import EvolventError, Permanent, Transient
+from evolvent.errors import EvolventError, Permanent
 from evolvent.models.answers import ModelRequest
-from evolvent.models.faults import DEFAULT_DELAY, classified, lacking
+from evolvent.models.faults import DEFAULT_DELAY, BrokenOff, classified, lacking
 from evolvent.models.settings import ModelSettings
 from evolvent_schemas.values import canonical
 
@@ -178,10 +178,10 @@ class Endpoint:
                 return await self._stream(body, where)
         except TimeoutError:
             limits = f"{self.settings.total_seconds:g} s in all, {self.settings.idle_seconds:g} s of silence"
-            raise Transient(f"{where} was too slow ({limits})", delay=DEFAULT_DELAY) from None
+            raise BrokenOff(f"{where} was too slow ({limits})", delay=DEFAULT_DELAY) from None
         except (ValueError, RecursionError) as error:
             what = type(error).__name__
-            raise Transient(
+            raise BrokenOff(
                 f"{where} sent no stream of chunks, or no end of it ({what})", delay=DEFAULT_DELAY
             ) from None
 
@@ -198,7 +198,7 @@ class Endpoint:
                         return reply
         if not reply.finish_reason:
             broke_off = f"{where} broke off after {reply.size} bytes without a finish reason"
-            raise Transient(broke_off, delay=DEFAULT_DELAY)
+            raise BrokenOff(broke_off, delay=DEFAULT_DELAY)
         return reply
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from email.utils import format_datetime, parsedate_to_datetime
 
+import httpx2
 import openai
 
 from evolvent import clock
@@ -21,6 +22,13 @@ _TOO_LONG = re.compile(
 )
 _SHOWN = 500
 """Characters of an endpoint's own message that are repeated in ours."""
+
+_NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+class BrokenOff(Transient):
+    """The call was sent and no whole answer came: it may have been paid for."""
+
 
 OPTIONAL = {
     "response_format": re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE),
@@ -75,10 +83,11 @@ def classified(error: openai.APIError, where: str) -> EvolventError:
         what = (
             "gave no answer in time" if isinstance(error, openai.APITimeoutError) else "cut or refused the connection"
         )
-        return Transient(f"{where} {what}; is the address right and the server up?", delay=DEFAULT_DELAY)
+        kind = Transient if isinstance(error.__cause__, _NEVER_SENT) else BrokenOff
+        return kind(f"{where} {what}; is the address right and the server up?", delay=DEFAULT_DELAY)
     if _TOO_LONG.search(_message(error)):
         return _permanent(error, where, _TOO_LONG_ADVICE)
-    return Transient(f"{where} broke the answer off: {_message(error)}", delay=DEFAULT_DELAY)
+    return BrokenOff(f"{where} broke the answer off: {_message(error)}", delay=DEFAULT_DELAY)
 
 
 def _by_status(error: openai.APIStatusError, where: str) -> EvolventError:

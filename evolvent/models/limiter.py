@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from evolvent import clock
+from evolvent.shared import Shared
+from evolvent_schemas import subjects
+from evolvent_schemas.values import Value, canonical, sha256
 
 
 class Limiter(Protocol):
-    """Who says when the next call may go out. A bus-backed one shares the limits between replicas."""
+    """Who says when the next call may go out."""
 
     async def slot(self, model: str, tokens: int) -> None:
         """Wait until a call of at most `tokens` tokens may be made. First come, first served."""
@@ -67,3 +70,57 @@ class LocalLimiter:
 
     def _bucket(self, model: str, kind: str, limit: float) -> Bucket:
         return self._buckets.setdefault((model, kind), Bucket(limit))
+
+
+class Levels(Value):
+    """A shared state: what is left of each limit, below zero where it was lent, as it was at `at`."""
+
+    at: float
+    """Seconds since the epoch, by the clock of whoever wrote it."""
+    levels: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SharedLimiter:
+    """The same limits, kept together by all replicas that call one endpoint.
+
+    Clocks that differ by some seconds let at most so many seconds' worth through at once, and only once.
+    """
+
+    shared: Shared
+    base_url: str
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    async def slot(self, model: str, tokens: int) -> None:
+        claims = self._claims(tokens)
+        if not claims:
+            return
+        now = clock.now().timestamp()
+
+        def take(stored: bytes | None) -> tuple[bytes, float]:
+            before = Levels.model_validate_json(stored) if stored else Levels(at=now, levels={})
+            after, wait = _taken(before, claims, now)
+            return after.model_dump_json().encode(), wait
+
+        subject = subjects.limit(sha256(canonical([self.base_url, model])))
+        await asyncio.sleep(await self.shared.change(subject, take))
+
+    def _claims(self, tokens: int) -> dict[str, tuple[float, float]]:
+        """List what a call takes of each limit, as `{limit: (amount, per minute)}`."""
+        claims: dict[str, tuple[float, float]] = {}
+        if self.requests_per_minute is not None:
+            claims["requests"] = 1.0, self.requests_per_minute
+        if self.tokens_per_minute is not None:
+            claims["tokens"] = min(float(tokens), self.tokens_per_minute), self.tokens_per_minute
+        return claims
+
+
+def _taken(before: Levels, claims: dict[str, tuple[float, float]], now: float) -> tuple[Levels, float]:
+    """Refill every limit for the time gone by, take the claims, and say how long to wait for them."""
+    elapsed = max(0.0, now - before.at)
+    levels, wait = dict(before.levels), 0.0
+    for name, (amount, rate) in claims.items():
+        levels[name] = min(rate, levels.get(name, rate) + elapsed * rate / 60) - amount
+        wait = max(wait, -levels[name] * 60 / rate)
+    return Levels(at=max(now, before.at), levels=levels), wait

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from string import Template as Placeholders
 from typing import Self
 
@@ -82,13 +82,26 @@ def overrides_in(folder: Path, role: str, known: Collection[str]) -> dict[str, s
     Raises:
         Refused: a file there is named after no template of the role, or is no UTF-8 text.
     """
+    try:
+        return overrides({str(path): path.read_bytes() for path in (folder / FOLDER / role).glob("*")}, known)
+    except OSError as error:
+        raise Refused(f"a prompt cannot be read: {error}") from error
+
+
+def overrides(found: Mapping[str, bytes], known: Collection[str]) -> dict[str, str]:
+    """Read a role's templates from their files, `{path: content}`, as `{name: text}`.
+
+    Raises:
+        Refused: a file is named after no template of the role, or is no UTF-8 text.
+    """
     texts = {}
-    for path in sorted((folder / FOLDER / role).glob("*")):
-        if path.suffix != ".txt" or path.stem not in known:
-            raise Refused(f"{path} overrides no prompt{_nearest(path.stem, known)}")
+    for path, content in sorted(found.items()):
+        name = PurePath(path)
+        if name.suffix != ".txt" or name.stem not in known:
+            raise Refused(f"{path} overrides no prompt{_nearest(name.stem, known)}")
         try:
-            texts[path.stem] = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            texts[name.stem] = content.decode("utf-8")
+        except UnicodeDecodeError as error:
             raise Refused(f"{path} cannot be read: {error}") from error
     return texts
 

@@ -4,6 +4,8 @@ evo.<run>.<entity>.<fact>[.<key…>]     a fact; one subject holds one fact for 
 blob.<sha256>.<n>                      chunk n of an artifact
 dead.<role>.<sequence>                 a message that no handler could take, with its original bytes
 snapshot.<fold>.<run>                  a folded state; a cache
+limit.<endpoint and model>             what is left of a model's rate limits; not truth, kept while it is used
+purse.<run>.<round>                    what calls in flight may spend of a round's grant; not truth either
 progress.<run>.<experiment…>           training progress; not truth, kept for a limited time
 """
 
@@ -14,6 +16,8 @@ ALL_FACTS = "evo.>"
 ALL_BLOBS = "blob.>"
 ALL_DEAD = "dead.>"
 ALL_SNAPSHOTS = "snapshot.>"
+ALL_LIMITS = "limit.>"
+ALL_PURSES = "purse.>"
 
 _FACT = re.compile(r"^evo\.([a-z0-9-]+)\.([a-z]+\.[a-z]+)(?:\.([A-Za-z0-9._-]+))?$")
 _OF_A_ROUND = re.compile(r"^evo\.[a-z0-9-]+\.(?:round|context|knowledge|candidate|experiment)\.[a-z]+\.(h?\d+)(?:\.|$)")
@@ -64,6 +68,14 @@ def dead(role: str, sequence: int) -> str:
 
 def snapshot(fold: str, run: str) -> str:
     return f"snapshot.{fold}.{run}"
+
+
+def limit(digest: str) -> str:
+    return f"limit.{digest}"
+
+
+def purse(run: str, number: str) -> str:
+    return f"purse.{run}.{number}"
 
 
 def round_of(subject: str) -> str | None:

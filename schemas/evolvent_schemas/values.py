@@ -200,6 +200,22 @@ class RunSettings(Value):
     budget: Budget = Budget()
     sampler: Literal["random", "greedy", "ucb1"] = "ucb1"
     proposer: Literal["operators", "llm", "external"] = "operators"
+    models: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
+        default=(), max_length=32
+    )
+    """Models that design, chosen between by a bandit; the first of them also analyzes. None for `operators`."""
+    weigh_models: Literal["usd", "call"] = "usd"
+    """What the bandit divides improvements by; without prices it is calls."""
+    max_tokens: int = Field(default=16_384, ge=1)
+    """Most tokens of one answer."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """None leaves it to the endpoint."""
+    edit_mode: Literal["edits", "rewrite"] = "edits"
+    """Whether a model sends SEARCH/REPLACE edits or the whole program."""
+    lessons: Literal["computed", "llm"] = "computed"
+    """Whether lessons follow from the numbers alone or a model words them."""
+    judge: bool = False
+    """Have a model judge each measured program against the baseline."""
     attempts: int = Field(default=3, ge=1, le=100)
     """Proposals a round may make before it closes without a new candidate."""
     parents: int = Field(default=1, ge=1, le=8)
@@ -233,6 +249,29 @@ class Cost(Value):
             tokens=self.tokens + other.tokens,
             wall_seconds=self.wall_seconds + other.wall_seconds,
         )
+
+
+class ModelCall(Value):
+    """One call of a model whose answer was recorded."""
+
+    model: str
+    """The model that was asked."""
+    purpose: Literal["design", "repair", "lesson", "judge"]
+    """What it was asked for; `repair` is the one turn after an answer that could not be used."""
+    outcome: str
+    """What became of the answer: `used`, `unusable`, or how it ended short of one, such as `refused` or `cut`."""
+    cost: Cost = Cost()
+
+
+class Judgement(Value):
+    """A model's opinion of a program against the baseline, which is 5 by definition."""
+
+    score: int = Field(ge=1, le=10)
+    """5 is as good as the baseline, above it better."""
+    reasons: str = Field(min_length=1)
+    """What is better and what is worse than in the baseline."""
+    model: str
+    """The model that judged."""
 
 
 class Choice(Value):

@@ -24,6 +24,7 @@ from evolvent.models import (
     wanted,
 )
 from evolvent.models.client import Models
+from evolvent.models.faults import BrokenOff
 from evolvent_schemas.values import Grant, Value, sha256
 from tests.models.scripted import Cuts, Fails, Hangs, Refuses, Says, Server, Streams, chunk, says_json, scripted
 
@@ -159,10 +160,10 @@ async def test_nobody_listening_is_asked_again_later() -> None:
 
 
 async def test_half_an_answer_is_never_a_whole_one() -> None:
-    await failing(Cuts(), error=Transient)
-    await failing(Streams(chunk("half of")), error=Transient)
-    await failing(Streams(chunk("half of"), b"data: [DONE]\n\n"), error=Transient)
-    await failing(Streams(chunk("half of"), b'data: {"error": {"message": "overloaded"}}\n\n'), error=Transient)
+    await failing(Cuts(), error=BrokenOff)
+    await failing(Streams(chunk("half of")), error=BrokenOff)
+    await failing(Streams(chunk("half of"), b"data: [DONE]\n\n"), error=BrokenOff)
+    await failing(Streams(chunk("half of"), b'data: {"error": {"message": "overloaded"}}\n\n'), error=BrokenOff)
 
 
 @pytest.mark.parametrize(
@@ -177,13 +178,13 @@ async def test_half_an_answer_is_never_a_whole_one() -> None:
     ],
 )
 async def test_garbage_on_the_wire_is_a_passing_fault(garbage: bytes) -> None:
-    await failing(Streams(garbage), error=Transient)
+    await failing(Streams(garbage), error=BrokenOff)
 
 
 async def test_a_body_without_end_is_given_up() -> None:
     flood = [b"data: " + b"x" * 65_536] * 4
     for step in (Streams(*flood), Fails(500, message="x" * 300_000)):
-        assert "no end of it" in str(await failing(step, error=Transient, answer_bytes=1024))
+        assert "no end of it" in str(await failing(step, error=BrokenOff, answer_bytes=1024))
 
 
 async def test_an_oversized_answer_is_hung_up_on_at_once() -> None:
@@ -203,13 +204,13 @@ async def test_a_page_instead_of_a_stream_points_at_the_address() -> None:
 
 
 async def test_silence_is_given_up_after_the_idle_time() -> None:
-    await failing(Hangs(), error=Transient, idle_seconds=0.2)
-    await failing(Says("late", after=30), error=Transient, idle_seconds=0.2)
+    await failing(Hangs(), error=BrokenOff, idle_seconds=0.2)
+    await failing(Says("late", after=30), error=BrokenOff, idle_seconds=0.2)
 
 
 async def test_a_slow_stream_is_given_up_after_the_total_time() -> None:
     slow = Says("x" * 100, piece=1, pause=0.05)
-    await failing(slow, error=Transient, idle_seconds=5, total_seconds=0.4)
+    await failing(slow, error=BrokenOff, idle_seconds=5, total_seconds=0.4)
 
 
 async def test_a_slow_stream_within_its_times_is_heard_out() -> None:

@@ -26,7 +26,7 @@ from evolvent.models.client import Models
 from evolvent_analyzer import prompts as analyzer
 from evolvent_researcher import prompts as researcher
 from evolvent_researcher.edits import Hunk, written_edit, written_file
-from evolvent_schemas.values import Grant, Objective, ProgramSpec, Retrieved
+from evolvent_schemas.values import Grant, Lesson, Objective, ProgramSpec, Retrieved
 from tests.models.scripted import Says, Server, says_json, scripted
 
 PROGRAM = {"program.py": "def pack():\n    return 1\n"}
@@ -178,7 +178,8 @@ def test_a_design_with_a_rewrite_is_read() -> None:
     [
         (answered(EDIT), "0 ```json blocks"),
         (with_design(EDIT + "```json\n{}\n```\n"), "2 ```json blocks"),
-        (with_design(EDIT, cited=["item-9"]), "item-9 not among the ids given: item-1"),
+        (with_design(EDIT, motivation="w" * 8001), "motivation"),
+        (with_design(EDIT, cited=["c" * 201]), "cited"),
         (with_design(EDIT, prediction={"low": 2, "expected": 1, "high": 0}), "low <= expected <= high"),
         (with_design(EDIT, motivation=""), "motivation"),
         (with_design(""), "no block with a file"),
@@ -189,6 +190,24 @@ def test_a_faulty_design_says_what_is_wrong(answer: ModelAnswer, complaint: str)
     with pytest.raises(UnusableAnswer) as caught:
         researcher.read_design(answer, question())
     assert complaint in str(caught.value)
+
+
+def test_citations_of_what_was_not_given_are_dropped_and_named() -> None:
+    design, _ = researcher.read_design(with_design(EDIT, cited=["item-9", "item-1", "item-9"]), question())
+
+    assert ("item-1",) == design.cited
+    assert design.motivation.startswith("more")
+    assert "item-9" in design.motivation
+
+
+def test_what_the_user_asked_for_is_in_the_question() -> None:
+    text = everything(researcher.design_request(question(steering=("keep it symmetric",)), ASKING).messages)
+    assert "- keep it symmetric" in text
+
+
+def test_a_lesson_that_is_too_long_for_its_fact_cannot_be_used() -> None:
+    with pytest.raises(ValueError, match="shorter than 4000"):
+        analyzer.LessonReport(lessons=(Lesson(change="c" * 4001, effect="e"),))
 
 
 def test_faults_of_design_and_program_are_named_together() -> None:

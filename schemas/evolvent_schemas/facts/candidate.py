@@ -11,7 +11,9 @@ from evolvent_schemas.values import (
     Cost,
     FailureReason,
     Finite,
+    Judgement,
     Lesson,
+    ModelCall,
     NonNegative,
     Prediction,
     Program,
@@ -37,7 +39,10 @@ class CandidateProposed(Fact):
     cited: tuple[str, ...] = ()
     """Items and lessons the design leans on; each was retrieved in this round."""
     prediction: Prediction | None = None
+    calls: tuple[ModelCall, ...] = ()
+    """Every call behind it, those of attempts that gave no program included."""
     cost: Cost = Cost()
+    """Their sum."""
 
 
 class CandidateScreened(Fact):
@@ -103,4 +108,9 @@ class CandidateAnalyzed(Fact):
     """Whether the score lay within the predicted interval."""
     wall_seconds: NonNegative = 0.0
     """Compute the stage used, all seeds and tries together."""
+    judgement: Judgement | None = None
+    """What a model thinks of the program; none where the run asks for no judgement, or it could not be had."""
+    calls: tuple[ModelCall, ...] = ()
+    """The calls for lessons and judgement."""
     cost: Cost = Cost()
+    """The calls' sum."""

@@ -8,6 +8,8 @@ from pydantic import Field, StringConstraints
 from evolvent_schemas.fact import Fact, Kind, Token
 from evolvent_schemas.values import Cost, Digest, NonNegative, RoleName, RoundId
 
+FailureWord = Literal["permanent", "conflict", "diverged", "schema", "deliveries", "code_changed", "grant_exceeded"]
+
 
 class EffectRecorded(Fact):
     """The answer of something outside the log, written before the handler went on."""
@@ -27,6 +29,8 @@ class EffectRecorded(Fact):
     """Plain JSON; none when it failed or when it is the artifact `artifact`."""
     artifact: Digest | None = None
     error: str = ""
+    reason: FailureWord | None = None
+    """Why it failed, in the word that the failed handling carries on."""
     cost: Cost = Cost()
     delivery: int = Field(ge=1)
     """Which delivery of the cause made the call; each earlier one may have made a call that was not recorded."""
@@ -48,7 +52,9 @@ class HandlingFailed(Fact):
     handled: str
     """Subject of the fact that could not be handled."""
     round: RoundId | None = None
-    reason: Literal["permanent", "conflict", "diverged", "schema", "deliveries", "code_changed", "grant_exceeded"]
+    reason: FailureWord
     error: str
     """What was raised, and where."""
     deliveries: int = Field(ge=1)
+    cost: Cost = Cost()
+    """Sum of the effects that were recorded before it was given up; no other fact books them."""

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from evolvent_schemas.fact import Fact, Kind
-from evolvent_schemas.values import CandidateId, Cost, Finite, Grant, NonNegative, Program, RoundId
+from evolvent_schemas.values import CandidateId, Cost, Finite, Grant, ModelCall, NonNegative, Program, RoundId
 
 RoundOutcome = Literal["completed", "candidate_failed", "exhausted", "role_failed", "code_changed", "expired"]
 """`completed`: a valid score. `candidate_failed`: the experiment failed by the candidate's or the task's own fault.
@@ -42,6 +42,10 @@ class RoundExhausted(Fact):
     round: RoundId
     attempts: int = Field(ge=1)
     reason: str
+    calls: tuple[ModelCall, ...] = ()
+    """The calls since the round's last proposal, if there was one."""
+    cost: Cost = Cost()
+    """Their sum."""
 
 
 class RoundExpired(Fact):

@@ -1,11 +1,14 @@
 """The analyzer: turns raw measurements into fitness, comparisons and lessons."""
 
+from evolvent.models.access import Access
 from evolvent.platform import Platform
 from evolvent.service import Service
-from evolvent_analyzer.handlers import HANDLERS
+from evolvent_analyzer.handlers import Analyst
 from evolvent_analyzer.ledger import FOLD, Ledger
+from evolvent_analyzer.prompts import NAMES
 
 
-def service(_platform: Platform) -> Service[Ledger]:
+def service(platform: Platform) -> Service[Ledger]:
     """Build the role."""
-    return Service("analyzer", FOLD, HANDLERS)
+    access = Access(platform, "analyzer", NAMES)
+    return Service("analyzer", FOLD, Analyst(access).handlers, running=access.running)

@@ -1,30 +1,115 @@
 """What the analyzer does when an experiment ends: fitness, comparison, lesson, and the claim of a new best."""
 
 import difflib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from evolvent.journal import Effects
 from evolvent.log import Record
+from evolvent.models.access import Access
+from evolvent.models.journaled import total
 from evolvent.population import Member
 from evolvent.service import Handler
 from evolvent_analyzer.ledger import Ledger, Outcome
+from evolvent_analyzer.lessons import Ended, Teaching, teach
 from evolvent_schemas import CandidateAnalyzed, DiscoveryClaimed, ExperimentCompleted, ExperimentFailed, Fact
-from evolvent_schemas.values import Comparison, Files, Lesson, Objective, RunSettings
+from evolvent_schemas.values import Comparison, Files, Lesson, Objective, Prediction, RunSettings
 
 
-async def on_experiment_ended(
-    cause: Record[ExperimentCompleted | ExperimentFailed], ledger: Ledger, effects: Effects
-) -> Sequence[Fact]:
-    """Analyze a stage once its outcome is settled: when a seed fails, or when the last seed is measured."""
-    fact = cause.fact
-    outcomes = ledger.outcomes.get(f"{fact.candidate}.{fact.stage}", {})
-    settings = ledger.settings
-    if settings is None or not _settles(fact, outcomes, settings.task.stage(fact.stage).seeds):
-        return []
-    if isinstance(fact, ExperimentFailed):
-        return [_failed(fact, outcomes, ledger)]
-    return await _measured(fact, outcomes, settings, ledger, effects)
+@dataclass(frozen=True)
+class Analyst:
+    """The handlers, with access to models for the runs that name some."""
+
+    access: Access
+
+    @property
+    def handlers(self) -> dict[type[Fact], Handler]:
+        return {ExperimentCompleted: self.on_experiment_ended, ExperimentFailed: self.on_experiment_ended}
+
+    async def on_experiment_ended(
+        self, cause: Record[ExperimentCompleted | ExperimentFailed], ledger: Ledger, effects: Effects
+    ) -> Sequence[Fact]:
+        """Analyze a stage once its outcome is settled: when a seed fails, or when the last seed is measured."""
+        fact = cause.fact
+        outcomes = ledger.outcomes.get(f"{fact.candidate}.{fact.stage}", {})
+        settings = ledger.settings
+        if settings is None or not _settles(fact, outcomes, settings.task.stage(fact.stage).seeds):
+            return []
+        if isinstance(fact, ExperimentFailed):
+            return [await self._failed(fact, outcomes, ledger, effects)]
+        return await self._measured(fact, outcomes, settings, ledger, effects)
+
+    async def _failed(
+        self, fact: ExperimentFailed, outcomes: Mapping[int, Outcome], ledger: Ledger, effects: Effects
+    ) -> CandidateAnalyzed:
+        ended = Ended(fact.candidate, outcomes, failure=f"{fact.reason}: {fact.message}")
+        computed = (_failure_lesson(fact, ledger.members[fact.candidate]),)
+        blamed = fact.blame == "candidate" and fact.candidate != "h0.0"
+        teaching = await teach(ended, computed, ledger, effects, self.access) if blamed else Teaching(computed)
+        return CandidateAnalyzed(
+            run=fact.run,
+            candidate=fact.candidate,
+            stage=fact.stage,
+            outcome="failed",
+            failure=fact.reason,
+            message=fact.message,
+            lessons=teaching.lessons,
+            wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
+            calls=teaching.calls,
+            cost=total(teaching.calls),
+        )
+
+    async def _measured(
+        self,
+        fact: ExperimentCompleted,
+        outcomes: Mapping[int, Outcome],
+        settings: RunSettings,
+        ledger: Ledger,
+        effects: Effects,
+    ) -> list[Fact]:
+        scores = [outcome.score for outcome in outcomes.values() if outcome.score is not None]
+        score = statistics.fmean(scores)
+        spread = statistics.stdev(scores) if len(scores) > 1 else None
+        fitness = settings.task.objective.fitness(score)
+        comparisons = await _comparisons(fact.candidate, score, ledger, effects)
+        computed = _lessons(ledger.members[fact.candidate], score, comparisons, settings.task.objective)
+        teaching = await teach(Ended(fact.candidate, outcomes, score, spread), computed, ledger, effects, self.access)
+        prediction = ledger.predictions.get(fact.candidate)
+        analyzed = CandidateAnalyzed(
+            run=fact.run,
+            candidate=fact.candidate,
+            stage=fact.stage,
+            outcome="measured",
+            score=score,
+            fitness=fitness,
+            seeds=len(scores),
+            spread=spread,
+            comparisons=comparisons,
+            lessons=teaching.lessons,
+            prediction_error=_error(score, prediction),
+            prediction_held=prediction.low <= score <= prediction.high if prediction else None,
+            wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
+            judgement=teaching.judgement,
+            calls=teaching.calls,
+            cost=total(teaching.calls),
+        )
+        return [analyzed, *_claim(analyzed, fitness, ledger)]
+
+
+def _error(score: float, prediction: Prediction | None) -> float | None:
+    """Give score minus prediction; none where that is no number that a fact can hold."""
+    error = score - prediction.expected if prediction else math.inf
+    return error if math.isfinite(error) else None
+
+
+def _failure_lesson(fact: ExperimentFailed, member: Member) -> Lesson:
+    return Lesson(
+        change=member.motivation,
+        effect=f"It was not measured: {fact.reason}: {fact.message[:500]}",
+        avoid=f"What leads to {fact.reason.replace('_', ' ')} here" if fact.blame == "candidate" else "",
+    )
 
 
 def _settles(fact: ExperimentCompleted | ExperimentFailed, outcomes: Mapping[int, Outcome], seeds: int) -> bool:
@@ -33,55 +118,6 @@ def _settles(fact: ExperimentCompleted | ExperimentFailed, outcomes: Mapping[int
     if isinstance(fact, ExperimentFailed):
         return fact.blame != "infrastructure" and len(failures) == 1
     return len(outcomes) == seeds and not failures
-
-
-def _failed(fact: ExperimentFailed, outcomes: Mapping[int, Outcome], ledger: Ledger) -> CandidateAnalyzed:
-    member = ledger.members[fact.candidate]
-    lesson = Lesson(
-        change=member.motivation,
-        effect=f"It was not measured: {fact.reason}: {fact.message[:500]}",
-        avoid=f"What leads to {fact.reason.replace('_', ' ')} here" if fact.blame == "candidate" else "",
-    )
-    return CandidateAnalyzed(
-        run=fact.run,
-        candidate=fact.candidate,
-        stage=fact.stage,
-        outcome="failed",
-        failure=fact.reason,
-        message=fact.message,
-        lessons=(lesson,),
-        wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
-    )
-
-
-async def _measured(
-    fact: ExperimentCompleted,
-    outcomes: Mapping[int, Outcome],
-    settings: RunSettings,
-    ledger: Ledger,
-    effects: Effects,
-) -> list[Fact]:
-    scores = [outcome.score for outcome in outcomes.values() if outcome.score is not None]
-    score = statistics.fmean(scores)
-    fitness = settings.task.objective.fitness(score)
-    comparisons = await _comparisons(fact.candidate, score, ledger, effects)
-    prediction = ledger.predictions.get(fact.candidate)
-    analyzed = CandidateAnalyzed(
-        run=fact.run,
-        candidate=fact.candidate,
-        stage=fact.stage,
-        outcome="measured",
-        score=score,
-        fitness=fitness,
-        seeds=len(scores),
-        spread=statistics.stdev(scores) if len(scores) > 1 else None,
-        comparisons=comparisons,
-        lessons=_lessons(ledger.members[fact.candidate], score, comparisons, settings.task.objective),
-        prediction_error=score - prediction.expected if prediction else None,
-        prediction_held=prediction.low <= score <= prediction.high if prediction else None,
-        wall_seconds=sum(outcome.wall_seconds for outcome in outcomes.values()),
-    )
-    return [analyzed, *_claim(analyzed, fitness, ledger)]
 
 
 def _claim(analyzed: CandidateAnalyzed, fitness: float, ledger: Ledger) -> list[DiscoveryClaimed]:
@@ -152,9 +188,3 @@ def _lessons(
             prediction=f"Measured again, {member.candidate} scores {score:.6g}",
         ),
     )
-
-
-HANDLERS: dict[type[Fact], Handler] = {
-    ExperimentCompleted: on_experiment_ended,
-    ExperimentFailed: on_experiment_ended,
-}

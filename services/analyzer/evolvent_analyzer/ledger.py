@@ -6,8 +6,15 @@ from evolvent import population
 from evolvent.folds import Fold, Map, empty
 from evolvent.log import Record
 from evolvent.population import Population
-from evolvent_schemas import CandidateProposed, ExperimentCompleted, ExperimentFailed, Fact
-from evolvent_schemas.values import FailureReason, Prediction, Value
+from evolvent_schemas import (
+    CandidateProposed,
+    ExperimentCompleted,
+    ExperimentFailed,
+    Fact,
+    RoundClosed,
+    RoundOpened,
+)
+from evolvent_schemas.values import Cost, FailureReason, Grant, Prediction, Value
 
 
 class Outcome(Value):
@@ -20,12 +27,20 @@ class Outcome(Value):
     wall_seconds: float
 
 
+class Account(Value):
+    """What an open round was granted, and what its proposals have cost."""
+
+    grant: Grant
+    cost: Cost = Cost()
+
+
 class Ledger(Population):
-    """The population, with the outcomes of each open stage and the predictions made."""
+    """The population, with the outcomes of each open stage, the predictions made and the open rounds' accounts."""
 
     outcomes: Map[str, dict[int, Outcome]] = Field(default_factory=empty)
     """By `<candidate>.<stage>`, then by seed."""
     predictions: Map[str, Prediction] = Field(default_factory=empty)
+    accounts: Map[str, Account] = Field(default_factory=empty)
 
 
 def step(ledger: Ledger, record: Record[Fact]) -> Ledger:
@@ -40,11 +55,26 @@ def step(ledger: Ledger, record: Record[Fact]) -> Ledger:
             return _noted(
                 ledger, fact, Outcome(failure=fact.reason, message=fact.message, wall_seconds=fact.wall_seconds)
             )
-        case CandidateProposed(candidate=candidate, prediction=prediction) if prediction is not None:
-            ledger = ledger.evolve(predictions=ledger.predictions.insert(candidate, prediction))
+        case RoundOpened(round=number, grant=grant):
+            return ledger.evolve(accounts=ledger.accounts.insert(number, Account(grant=grant)))
+        case RoundClosed(round=number):
+            return ledger.evolve(accounts=ledger.accounts.discard(number))
+        case CandidateProposed() as proposed:
+            ledger = _proposed(ledger, proposed)
     after = population.step(ledger, record.fact)
     assert isinstance(after, Ledger)
     return after
+
+
+def _proposed(ledger: Ledger, proposed: CandidateProposed) -> Ledger:
+    if proposed.prediction is not None:
+        ledger = ledger.evolve(predictions=ledger.predictions.insert(proposed.candidate, proposed.prediction))
+    number = proposed.candidate.partition(".")[0]
+    account = ledger.accounts.get(number)
+    if account is None:
+        return ledger
+    account = account.model_copy(update={"cost": account.cost + proposed.cost})
+    return ledger.evolve(accounts=ledger.accounts.insert(number, account))
 
 
 def _noted(ledger: Ledger, fact: ExperimentCompleted | ExperimentFailed, outcome: Outcome) -> Ledger:
@@ -55,8 +85,8 @@ def _noted(ledger: Ledger, fact: ExperimentCompleted | ExperimentFailed, outcome
 
 FOLD = Fold(
     name="ledger",
-    version=1,
+    version=2,
     state=Ledger,
-    facts=(*population.FOLDED, ExperimentCompleted, ExperimentFailed),
+    facts=(*population.FOLDED, RoundOpened, RoundClosed, ExperimentCompleted, ExperimentFailed),
     step=step,
 )

@@ -123,8 +123,8 @@ def step(life: Life, record: Record[Fact]) -> Life:
             return _spend(life, _round(candidate), cost)
         case CandidateAnalyzed() as analyzed:
             return _measured(life, analyzed, record.time)
-        case RoundExhausted(round=number, reason=reason):
-            return _settle(life, number, "exhausted", record.time, message=reason)
+        case RoundExhausted(round=number, reason=reason, cost=cost):
+            return _settle(_spend(life, number, cost), number, "exhausted", record.time, message=reason)
         case RoundExpired(round=number, open_seconds=seconds):
             return _settle(life, number, "expired", record.time, message=f"open for {seconds:.0f} s")
         case HandlingFailed() as failure:
@@ -264,6 +264,7 @@ def _role_failed(life: Life, failure: HandlingFailed, now: datetime) -> Life:
         return _again(life, failure)
     message = f"{failure.role} could not handle {failure.handled}: {failure.reason}: {failure.error}"
     if failure.round is not None:
+        life = _spend(life, failure.round, failure.cost)
         outcome: RoundOutcome = "code_changed" if failure.reason == "code_changed" else "role_failed"
         return _settle(life, failure.round, outcome, now, message=message)
     if not life.awaits_baseline:

@@ -1,12 +1,15 @@
 """What the researcher does when a fact wakes it: sample a context, design a candidate, try again on a duplicate."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evolvent.clock import seeded
 from evolvent.journal import Effects
 from evolvent.log import Record
+from evolvent.models.access import Access
 from evolvent.service import Handler
 from evolvent_researcher import operators
+from evolvent_researcher.designer import design
 from evolvent_researcher.samplers import SAMPLERS
 from evolvent_researcher.studio import Desk, Studio
 from evolvent_schemas import (
@@ -53,27 +56,47 @@ def _submitted(opened: RoundOpened, program: Program) -> CandidateProposed:
     )
 
 
-async def on_retrieved(cause: Record[KnowledgeRetrieved], studio: Studio, effects: Effects) -> Sequence[Fact]:
-    """Make the round's first proposal."""
-    desk = studio.desks.get(cause.fact.round)
-    return [] if desk is None else [await _design(cause, f"{cause.fact.round}.0", desk, studio, effects)]
+@dataclass(frozen=True)
+class Researcher:
+    """The handlers, with access to models for the runs that name some."""
+
+    access: Access
+
+    @property
+    def handlers(self) -> dict[type[Fact], Handler]:
+        return {
+            RoundOpened: on_round_opened,
+            KnowledgeRetrieved: self.on_retrieved,
+            CandidateScreened: self.on_screened,
+        }
+
+    async def on_retrieved(self, cause: Record[KnowledgeRetrieved], studio: Studio, effects: Effects) -> Sequence[Fact]:
+        """Make the round's first proposal."""
+        desk = studio.desks.get(cause.fact.round)
+        return [] if desk is None else [await self._design(cause, f"{cause.fact.round}.0", desk, studio, effects)]
+
+    async def on_screened(self, cause: Record[CandidateScreened], studio: Studio, effects: Effects) -> Sequence[Fact]:
+        """Answer a duplicate with the next attempt, or with the end of the attempts."""
+        screened = cause.fact
+        number, _, attempt = screened.candidate.partition(".")
+        desk = studio.desks.get(number)
+        if screened.verdict == "new" or desk is None:
+            return []
+        tried = int(attempt) + 1
+        if desk.submitted or tried >= desk.grant.attempts:
+            reason = f"{screened.candidate} repeats {screened.of}"
+            return [RoundExhausted(run=screened.run, round=number, attempts=tried, reason=reason)]
+        return [await self._design(cause, f"{number}.{tried}", desk, studio, effects)]
+
+    async def _design(
+        self, cause: Record[Fact], candidate: str, desk: Desk, studio: Studio, effects: Effects
+    ) -> CandidateProposed | RoundExhausted:
+        if _settings(studio).proposer == "llm":
+            return await design(cause, candidate, desk, studio, effects=effects, access=self.access)
+        return await _operate(cause, candidate, desk, studio, effects)
 
 
-async def on_screened(cause: Record[CandidateScreened], studio: Studio, effects: Effects) -> Sequence[Fact]:
-    """Answer a duplicate with the next attempt, or with the end of the attempts."""
-    screened = cause.fact
-    number, _, attempt = screened.candidate.partition(".")
-    desk = studio.desks.get(number)
-    if screened.verdict == "new" or desk is None:
-        return []
-    tried = int(attempt) + 1
-    if desk.submitted or tried >= desk.grant.attempts:
-        reason = f"{screened.candidate} repeats {screened.of}"
-        return [RoundExhausted(run=screened.run, round=number, attempts=tried, reason=reason)]
-    return [await _design(cause, f"{number}.{tried}", desk, studio, effects)]
-
-
-async def _design(
+async def _operate(
     cause: Record[Fact], candidate: str, desk: Desk, studio: Studio, effects: Effects
 ) -> CandidateProposed:
     settings = _settings(studio)
@@ -101,10 +124,3 @@ async def _design(
 def _settings(studio: Studio) -> RunSettings:
     assert studio.settings is not None, "a round opens only in a run that has started"
     return studio.settings
-
-
-HANDLERS: dict[type[Fact], Handler] = {
-    RoundOpened: on_round_opened,
-    KnowledgeRetrieved: on_retrieved,
-    CandidateScreened: on_screened,
-}

@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evolvent.models import (
     Message,
@@ -23,16 +24,26 @@ NAMES = ("lesson", "form_lesson", "judge", "form_judge", "repair")
 """The templates that a task folder may override."""
 
 
+MOST_WORDS = 4000
+"""Characters of one text of an answer; it travels inside its fact."""
+
+
 class LessonReport(Value):
     """What one experiment taught."""
 
     lessons: tuple[Lesson, ...] = Field(min_length=1, max_length=4)
 
+    @model_validator(mode="after")
+    def _short(self) -> Self:
+        if any(len(text) > MOST_WORDS for lesson in self.lessons for _, text in lesson):
+            raise ValueError(f"each text of a lesson must be shorter than {MOST_WORDS} characters")
+        return self
+
 
 class Judgement(Value):
     """A program against the baseline, which is 5 by definition."""
 
-    reasons: str = Field(min_length=1)
+    reasons: str = Field(min_length=1, max_length=MOST_WORDS)
     """Before the score, so that a model gives its reasons first."""
     score: int = Field(ge=1, le=10)
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from evolvent.models import (
     ModelAnswer,
@@ -26,11 +27,15 @@ NAMES = ("design", "repair", "form_edits", "form_rewrite")
 _FORMS: dict[Mode, str] = {"edits": "form_edits", "rewrite": "form_rewrite"}
 
 
+MOST_WORDS = 8000
+"""Characters of a motivation; it travels inside its fact, as all that is said about a program does."""
+
+
 class Design(Value):
     """What a designer says about a program before it is measured."""
 
-    motivation: str = Field(min_length=1)
-    cited: tuple[str, ...] = ()
+    motivation: str = Field(min_length=1, max_length=MOST_WORDS)
+    cited: tuple[Annotated[str, StringConstraints(max_length=200)], ...] = Field(default=(), max_length=64)
     prediction: Prediction
 
 
@@ -59,6 +64,8 @@ class Question(Value):
     tried: tuple[Shown, ...] = ()
     """What this round proposed before and cognition found to repeat an earlier program."""
     found: tuple[Retrieved, ...] = ()
+    steering: tuple[str, ...] = ()
+    """What the user told the designers, oldest first; trusted."""
     mode: Mode = "edits"
 
 
@@ -85,6 +92,7 @@ def design_request(question: Question, asking: Asking, overrides: Mapping[str, s
         boundary=quotes.boundary,
         brief=question.brief.strip(),
         objective=_objective(question.objective),
+        steering="\n".join(f"- {text.strip()}" for text in question.steering) or "Nothing beyond the task.",
         entry=question.program.entry,
         functions=", ".join(question.program.functions),
         parents=_programs(question.parents, quotes),
@@ -113,9 +121,11 @@ def repair_request(
 def read_design(answer: ModelAnswer, question: Question) -> tuple[Design, dict[str, str]]:
     """Read the design and its program, `{path: text}`.
 
+    Citations of what was not given are dropped and named in the motivation: a good program is not lost for them.
+
     Raises:
-        UnusableAnswer: the answer is not whole, its JSON does not fit, it cites what was not given, or its blocks do
-            not apply (`EditError`). The message is written for the repair turn and names all that is wrong.
+        UnusableAnswer: the answer is not whole, its JSON does not fit, or its blocks do not apply (`EditError`). The
+            message is written for the repair turn and names all that is wrong.
     """
     text = whole(answer)
     faults: list[str] = []
@@ -139,11 +149,12 @@ def _design(text: str, question: Question) -> Design:
         raise UnusableAnswer(f"the answer holds {len(found)} ```json blocks; it needs exactly one, before the program")
     design = fit(json_object("\n".join(found[0].lines)), Design)
     given = {item.id for item in question.found}
-    if unknown := [cited for cited in design.cited if cited not in given]:
-        raise UnusableAnswer(
-            f"cited: {', '.join(unknown)} not among the ids given: {', '.join(sorted(given)) or 'none'}"
-        )
-    return design
+    dropped = [cited for cited in dict.fromkeys(design.cited) if cited not in given]
+    if not dropped:
+        return design
+    note = f"\n\n(It also cites {', '.join(dropped)}, which it was not given.)"
+    kept = tuple(cited for cited in design.cited if cited in given)
+    return design.model_copy(update={"cited": kept, "motivation": design.motivation + note})
 
 
 def _form(form: Template, question: Question) -> str:
