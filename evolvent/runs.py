@@ -1,5 +1,7 @@
 """Start runs and speak to them: every write is one directive that any other client could publish."""
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from evolvent.clock import new_id, new_seed
 from evolvent.errors import Refused
 from evolvent.platform import Platform
 from evolvent.summary import FOLD, Summary
-from evolvent_schemas import DirectiveIssued, Request, RunStarted, Start, filter_for, subjects
+from evolvent_schemas import ROOT, DirectiveIssued, Fact, Request, RunStarted, Start, fact_id, filter_for, subjects
 from evolvent_schemas.values import Budget, Program, RunSettings
 
 USER = "local"
@@ -68,6 +70,20 @@ async def issue(platform: Platform, run: str, request: Request, directive: str |
     issued = DirectiveIssued(run=run, user=USER, directive=directive or new_id(10), request=request)
     await platform.log("user").append(issued)
     return issued
+
+
+async def answer(platform: Platform, issued: DirectiveIssued, *, within: float) -> Fact | None:
+    """Wait for what the conductor makes of a directive: the first fact that it causes.
+
+    None after `within` seconds without one; the directive stands on the log either way.
+    """
+    cause = fact_id(ROOT, issued.subject)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            async for record in platform.log("user").follow([subjects.of_run(issued.run)]):
+                if record.cause == cause:
+                    return record.fact
+    return None
 
 
 async def settings_of(platform: Platform, run: str) -> RunSettings:

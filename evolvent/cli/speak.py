@@ -1,6 +1,5 @@
 """Speaking to a run: `pause`, `resume`, `halt`, `steer`, `submit`. Each is a directive that the conductor answers."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +11,13 @@ from evolvent.errors import Refused
 from evolvent.hosting import reading
 from evolvent.platform import Platform
 from evolvent_schemas import (
-    ROOT,
-    DirectiveIssued,
     DirectiveRefused,
-    Fact,
     Halt,
     Pause,
     Request,
     Resume,
     Steer,
     Submit,
-    fact_id,
-    subjects,
 )
 from evolvent_schemas.values import Program
 
@@ -101,7 +95,7 @@ async def _say(home: Path, run: str, request: Request, *, as_json: bool) -> int:
 async def _ask(platform: Platform, run: str, request: Request, *, as_json: bool) -> int:
     """Issue a directive and wait a moment for what the conductor makes of it."""
     issued = await runs.issue(platform, run, request)
-    answer = await _answer(platform, issued)
+    answer = await runs.answer(platform, issued, within=ANSWER_WITHIN)
     if isinstance(answer, DirectiveRefused):
         raise Refused(answer.reason)
     said = f"{answer.type} on {run}" if answer else f"no conductor is at work; done when `evolvent run {run}` goes on"
@@ -110,16 +104,3 @@ async def _ask(platform: Platform, run: str, request: Request, *, as_json: bool)
     else:
         console.print(said, markup=False)
     return OK if answer or request.action in {"pause", "halt", "resume", "steer", "submit"} else FAILED
-
-
-async def _answer(platform: Platform, issued: DirectiveIssued) -> Fact | None:
-    cause = fact_id(ROOT, issued.subject)
-    log = platform.log("user")
-    try:
-        async with asyncio.timeout(ANSWER_WITHIN):
-            async for record in log.follow([subjects.of_run(issued.run)]):
-                if record.cause == cause:
-                    return record.fact
-    except TimeoutError:
-        pass
-    return None

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 NONE = "\N{EN DASH}"
-DIGITS = 8
+DIGITS = 10
 """Significant digits of a score; more is noise to a reader, and `report.json` has them all."""
 
 

@@ -116,7 +116,7 @@ def _gap(report: Report) -> str:
 def _noise(report: Report) -> str:
     noise = report.standing.noise
     if noise is None:
-        return "unknown: no candidate was measured with two seeds or more, so small differences mean nothing"
+        return "unknown: no candidate was measured with two seeds or more, so small differences may be noise"
     many = figures.counted(noise.candidates, "candidate")
     return f"sd {figures.short(noise.deviation)}, pooled over {many} ({noise.degrees} degrees of freedom)"
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from evolvent.report import figures
-from evolvent.report.markup import Child, Markup, el
+from evolvent.report.markup import Child, Markup, el, join
 from evolvent.report.values import Candidate, Citation, Gains, Report, Taught
 
 
@@ -69,7 +69,7 @@ def link(candidate: str) -> Markup:
 
 
 def links(names: Iterable[str]) -> Markup:
-    return el("span", [part for name in names for part in (link(name), " ")])
+    return join((link(name) for name in names), by=" ")
 
 
 CANDIDATE_COLUMNS = (
@@ -91,14 +91,14 @@ def candidates(report: Report) -> Markup:
 
 def _candidate(place: int, each: Candidate, children: dict[str, list[str]]) -> Row:
     cells = (
-        number(place, each.candidate),
+        Cell(each.candidate, place),
         Cell(_status(each)),
         number(each.score, _score(each)),
         Cell(_gain(each), each.gain, numeric=True),
         Cell(_motivation(each)),
         Cell(links(each.parents)),
         _children(children.get(each.candidate, [])),
-        Cell(each.proposer),
+        Cell(_proposer(each.proposer)),
         Cell(" ".join(each.cited)),
         count(each.seeds),
         number(each.wall_seconds, figures.duration(each.wall_seconds) if each.wall_seconds else figures.NONE),
@@ -125,6 +125,11 @@ def _status(each: Candidate) -> Markup:
 def _score(each: Candidate) -> str:
     spread = f" ± {figures.short(each.spread)}" if each.spread is not None else ""
     return figures.score(each.score) + spread
+
+
+def _proposer(name: str) -> Markup:
+    """Let a line break after a slash."""
+    return join(name.split("/"), by="/<wbr>")
 
 
 def _gain(each: Candidate) -> str:
