@@ -131,7 +131,7 @@ class Durable:
     async def _missing(self) -> None:
         """Tell a consumer that is gone from a server that is still starting."""
         try:
-            await self.wire.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}")
+            await self.wire.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}", patience=1.0)
         except Rejected as error:
             if error.code == CONSUMER_NOT_FOUND:
                 self.lost = str(error)

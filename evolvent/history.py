@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+from evolvent.ending import end
 from evolvent.folds import Fold, S
 from evolvent.log import Log, Record
 from evolvent.snapshots import Snapshots
@@ -43,9 +44,7 @@ class History(Generic[S]):
     async def restore(self) -> None:
         """Begin at the newest snapshot, if there is one."""
         start, state, self.folded = await self.tail.snapshots.load(self.tail.log, self.fold, self.tail.run)
-        if start:
-            self._positions.append(start)
-            self._versions.append(state)
+        self._positions, self._versions = ([start], [state]) if start else ([], [])
 
     async def take(self, record: Record[Fact]) -> None:
         """Fold a fact, unless this fold does not read it or has it from its snapshot."""
@@ -58,7 +57,8 @@ class History(Generic[S]):
         if len(self._positions) > 2 * REMEMBERED:
             del self._positions[:REMEMBERED]
             del self._versions[:REMEMBERED]
-        if self.tail.snapshots.due(self.fold, self.tail.run, self.folded):
+        # None once the run is over: a tail that begins behind the halt would not learn of it.
+        if not self.tail.over and self.tail.snapshots.due(self.fold, self.tail.run, self.folded):
             await self.tail.snapshots.save(self.fold, record, state, self.folded)
 
     async def _rebuild(self, sequence: int) -> S:
@@ -83,9 +83,14 @@ class Tail:
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     _task: asyncio.Task[None] | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether the run was halted or has finished."""
+        return self.finished or self.halted.is_set()
+
     def begin(self) -> asyncio.Task[None]:
-        """Start to follow the log, unless that has been done."""
-        if self._task is None:
+        """Start to follow the log, unless that is being done; one that failed is started anew for the next delivery."""
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
         return self._task
 
@@ -107,9 +112,9 @@ class Tail:
         self.position = min(history.position for history in histories)
         filters = {name for history in histories for name in history.fold.filters(self.run)}
         async for record in self.log.follow(sorted(filters), start=self.position + 1):
+            self._mind(record.fact)
             for history in histories:
                 await history.take(record)
-            self._mind(record.fact)
             self.position = record.sequence
             async with self._moved:
                 self._moved.notify_all()
@@ -121,9 +126,7 @@ class Tail:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from evolvent import telemetry
+from evolvent.ending import end
 from evolvent.errors import EvolventError, Refused
 from evolvent.platform import Platform, open_platform
 from evolvent.service import Runner, Service
@@ -47,9 +48,7 @@ async def serve(settings: Settings, roles: Sequence[str], stop: asyncio.Event) -
                 runner.stop()
             await asyncio.gather(*running)
         finally:
-            for task in (*running, stopping):
-                task.cancel()
-            await asyncio.gather(*running, stopping, return_exceptions=True)
+            await end(*running, stopping)
 
 
 @contextlib.asynccontextmanager

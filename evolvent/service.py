@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from evolvent.artifacts import Artifacts
 from evolvent.durable import Durable, acknowledge, retry_later, terminate
+from evolvent.ending import end
 from evolvent.errors import Halted, Permanent, SchemaError, StreamFull, Transient
 from evolvent.folds import Fold, State
 from evolvent.history import Tail
@@ -95,9 +96,7 @@ class Runner(Generic[S]):
             await self._durable.run()
         finally:
             if background is not None:
-                background.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await background
+                await end(background)
             await logger.ainfo("service.stopped", role=self.service.role)
 
     async def _deliver(self, message: Msg, delivery: Delivery) -> None:
@@ -215,11 +214,7 @@ async def _unless_halted(work: Any, tail: Tail) -> None:
             raise Halted(f"run {tail.run} was halted")
         await working
     finally:
-        halt.cancel()
-        if not working.done():
-            working.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await working
+        await end(halt, working)
 
 
 def _bound(record: Record[Fact]) -> dict[str, str]:
