@@ -13,6 +13,7 @@ import structlog
 from evolvent.children import spawn
 from evolvent.embedded import HomeTaken, embedded, lock_home
 from evolvent.errors import Unreachable
+from evolvent.models.settings import MODEL_KEYS
 from evolvent.platform import Platform, open_platform
 from evolvent.provision import ROLES
 from evolvent.serve import hosted
@@ -108,7 +109,9 @@ class _Child:
         output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             command = [sys.executable, "-m", f"evolvent_{self.role}"]
-            self.process = await spawn(command, stdout=output, stderr=output, env=_environment(self.settings))
+            self.process = await spawn(
+                command, stdout=output, stderr=output, env=_environment(self.settings, self.role)
+            )
         finally:
             os.close(output)
 
@@ -125,13 +128,14 @@ class _Child:
             await self.process.wait()
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """Hand the settings on to a role, as it would find them on any machine."""
+def _environment(settings: Settings, role: str) -> dict[str, str]:
+    """Hand the settings on to a role, as it would find them on any machine; beside candidates stands no model's key."""
     values = settings.model_dump(mode="json", exclude_defaults=True)
     values["home"] = str(settings.home.resolve())
     if settings.nats_token is not None:
         values["nats_token"] = settings.nats_token.get_secret_value()
-    return os.environ | {f"EVOLVENT_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    kept = {name: value for name, value in os.environ.items() if role != "engineer" or name not in MODEL_KEYS}
+    return kept | {f"EVOLVENT_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """`evolvent run`, `start`, `serve`: begin runs and host the roles that carry them."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +24,11 @@ from evolvent.cli.app import (
     perform,
     settings_for,
 )
-from evolvent.embedded import HomeTaken
+from evolvent.embedded import HomeTaken, embedded
 from evolvent.errors import EvolventError
 from evolvent.hosting import HostGone, attached, host_gone, hosting, reading
+from evolvent.models.settings import ModelSettings
+from evolvent.models.wishes import Wishes, check_key
 from evolvent.platform import Platform
 from evolvent.programs import write_program
 from evolvent.provision import ROLES
@@ -45,13 +48,24 @@ Tokens = Annotated[int | None, typer.Option(help="Model tokens after which no ro
 Name = Annotated[str | None, typer.Option("--run", help="Id of the new run; drawn when not given.")]
 Unsafe = Annotated[bool, typer.Option(help="Go on where no sandbox contains a candidate (tier T3).")]
 Processes = Annotated[bool, typer.Option(help="Each role as a process of its own, restarted when it dies.")]
+Proposer = Annotated[str | None, typer.Option(help="Who designs: operators, or llm (a model).")]
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="A model that designs; several are chosen between by a bandit.")
+]
+Lessons = Annotated[str | None, typer.Option(help="Who words the lessons: computed, or llm.")]
+Judge = Annotated[bool, typer.Option("--judge", help="Have a model judge each program against the baseline.")]
+EditMode = Annotated[str | None, typer.Option(help="How a model answers: edits, or rewrite.")]
 
 
-def _plan(folder: Path, seed: int | None, budget: dict[str, Any], options: dict[str, Any]) -> runs.Plan:
+def _plan(
+    folder: Path, seed: int | None, budget: dict[str, Any], options: dict[str, Any], *, wishes: Wishes, here: bool
+) -> runs.Plan:
     def given(values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value is not None}
 
-    return runs.Plan(task.load(folder), seed, given(budget), given(options))
+    loaded, budget = task.load(folder), given(budget)
+    usd = budget.get("usd", loaded.spec.budget.usd)
+    return runs.Plan(loaded, seed, budget, given(options | wishes.options(usd=usd, here=here)))
 
 
 @app.command()
@@ -66,6 +80,11 @@ def run(
     tokens: Tokens = None,
     name: Name = None,
     home: Home = DEFAULT_HOME,
+    proposer: Proposer = None,
+    model: Models = None,
+    lessons: Lessons = None,
+    judge: Judge = False,
+    edit_mode: EditMode = None,
     processes: Processes = False,
     allow_unsafe_sandbox: Unsafe = False,
     as_json: Json = False,
@@ -77,10 +96,26 @@ def run(
         plan = None
         if (Path(what) / "task.toml").is_file() or "/" in what:
             budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
-            plan = _plan(Path(what), seed, budget, {"width": width, "sampler": sampler})
+            wishes = Wishes(proposer, model or (), lessons, judge, edit_mode)
+            plan = _plan(Path(what), seed, budget, {"width": width, "sampler": sampler}, wishes=wishes, here=True)
+        else:
+            await _can_go_on(settings, what)
         return await _carry(settings, plan, name if plan else what, processes=processes, as_json=as_json)
 
     perform(work())
+
+
+async def _can_go_on(settings: Settings, run: str) -> None:
+    """Refuse to host a run whose models cannot be asked from here, before any role takes up its work.
+
+    Raises:
+        Refused: the key is missing, or there is no such run.
+    """
+    if settings.nats_url is not None or ModelSettings.load().api_key.get_secret_value():
+        return
+    with contextlib.suppress(HomeTaken):  # whoever serves the home has the key, or has refused already
+        async with embedded(settings), attached(settings) as platform:
+            check_key((await runs.settings_of(platform, run)).models)
 
 
 async def _carry(settings: Settings, plan: runs.Plan | None, run: str | None, *, processes: bool, as_json: bool) -> int:
@@ -223,13 +258,19 @@ def start(
     tokens: Tokens = None,
     name: Name = None,
     home: Home = DEFAULT_HOME,
+    proposer: Proposer = None,
+    model: Models = None,
+    lessons: Lessons = None,
+    judge: Judge = False,
+    edit_mode: EditMode = None,
     as_json: Json = False,
 ) -> None:
     """Ask services that run elsewhere for a new run, print its id and leave."""
 
     async def work() -> None:
         budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
-        plan = _plan(folder, seed, budget, {"width": width, "sampler": sampler})
+        wishes = Wishes(proposer, model or (), lessons, judge, edit_mode)
+        plan = _plan(folder, seed, budget, {"width": width, "sampler": sampler}, wishes=wishes, here=False)
         async with reading(settings_for(home)) as platform:
             started = await runs.start(platform, plan, name)
         if as_json:

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evolvent.errors import Refused
 
+MODEL_KEYS = ("EVOLVENT_MODEL_API_KEY", "OPENAI_API_KEY")
+"""The environment variables that hold a key."""
 _SHORTEST_SECRET = 8
 """Words such as `none` or `ollama` stand in for a key where an endpoint needs none; they are not secret."""
 
@@ -31,9 +33,7 @@ class ModelSettings(BaseSettings):
         validation_alias=AliasChoices("EVOLVENT_MODEL_BASE_URL", "OPENAI_BASE_URL"),
     )
     """Where the endpoint's `/chat/completions` lies; mostly ends in `/v1`."""
-    api_key: SecretStr = Field(
-        default=SecretStr(""), validation_alias=AliasChoices("EVOLVENT_MODEL_API_KEY", "OPENAI_API_KEY")
-    )
+    api_key: SecretStr = Field(default=SecretStr(""), validation_alias=AliasChoices(*MODEL_KEYS))
     """Never written to a request value, a fact, a log or an error. Any word will do where the endpoint needs none."""
     name: str = ""
     """The model; several, separated by commas, are chosen between by a bandit."""
