@@ -141,7 +141,7 @@ async def test_a_run_whose_baseline_fails_has_no_best(lab: evolvent.Lab, tmp_pat
 
 async def test_a_second_lab_attaches_and_takes_over_without_losing_a_fact(tmp_path: Path) -> None:
     """The host's end is no end of the run for who only attached to it."""
-    settings = Settings(home=tmp_path / "home")
+    settings = Settings(home=tmp_path / "home", ack_wait=1.0)
     up, leave = asyncio.Event(), asyncio.Event()
 
     async def other() -> None:
@@ -151,8 +151,8 @@ async def test_a_second_lab_attaches_and_takes_over_without_losing_a_fact(tmp_pa
 
     hosted = asyncio.create_task(other())
     await up.wait()
-    async with evolvent.open(settings.home) as lab:
-        run = await lab.start(TASK, rounds=60, seed=1)
+    async with evolvent.open(settings.home, ack_wait=1.0) as lab:
+        run = await lab.start(TASK, rounds=20, seed=1)
         facts = []
         async with asyncio.timeout(60):
             async for fact in run.facts():
@@ -162,7 +162,7 @@ async def test_a_second_lab_attaches_and_takes_over_without_losing_a_fact(tmp_pa
     await hosted
 
     assert isinstance(facts[-1], RunFinished)
-    assert 61 == sum(isinstance(fact, RoundClosed) for fact in facts)
+    assert 21 == sum(isinstance(fact, RoundClosed) for fact in facts)
     assert 1 == max(Counter(fact.subject for fact in facts).values())
 
 
