@@ -29,11 +29,13 @@ def check(circles: list[Circle]) -> None:
     """Check the packing without any rounding: float64 numbers are fractions.
 
     Raises:
-        Invalid: a radius is negative, a circle leaves the square, or two overlap.
+        Invalid: a radius is negative or above 1, a circle leaves the square, or two overlap.
     """
     for index, (x, y, r) in enumerate(circles):
         if r < 0:
             raise Invalid(f"circle {index} has a negative radius")
+        if r > 1:
+            raise Invalid(f"circle {index} is larger than the square")
         if min(x, y, 1 - x, 1 - y) < r:
             excess = float(r - min(x, y, 1 - x, 1 - y))
             raise Invalid(f"circle {index} leaves the square by {excess:.3g}")
