@@ -6,6 +6,8 @@ const value = (row, column) => {
   return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent.trim();
 };
 
+const words = new Intl.Collator("en", { numeric: true });
+
 const isNumber = (found) => typeof found === "number";
 
 // What has no value stands last either way; numbers come before words.
@@ -14,7 +16,7 @@ const order = (a, b, sign) => {
   if (b === "" || b === "–") return -1;
   if (isNumber(a) && isNumber(b)) return sign * (a - b);
   if (isNumber(a) !== isNumber(b)) return isNumber(a) ? -1 : 1;
-  return sign * a.localeCompare(b, "en", { numeric: true });
+  return sign * words.compare(a, b);
 };
 
 const sort = (table, column, heading) => {
@@ -27,12 +29,12 @@ const sort = (table, column, heading) => {
 };
 
 const filter = (table, controls) => {
-  const words = controls.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const wanted = controls.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
   const kind = controls.querySelector("select")?.value ?? "";
   let shown = 0;
   for (const row of table.tBodies[0].rows) {
     row.text ??= row.textContent.toLowerCase();
-    const fits = (!kind || row.dataset.kind === kind) && words.every((word) => row.text.includes(word));
+    const fits = (!kind || row.dataset.kind === kind) && wanted.every((word) => row.text.includes(word));
     row.hidden = !fits;
     shown += fits;
   }

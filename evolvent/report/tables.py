@@ -69,7 +69,9 @@ def link(candidate: str) -> Markup:
 
 
 def links(names: Iterable[str]) -> Markup:
-    return join((link(name) for name in names), by=" ")
+    """Lead to several rows; nothing at all for none, so that an empty cell is empty."""
+    found = join((link(name) for name in names), by=" ")
+    return el("span", found) if found else found
 
 
 CANDIDATE_COLUMNS = (

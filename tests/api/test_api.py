@@ -175,12 +175,12 @@ async def test_a_closed_lab_says_so(tmp_path: Path) -> None:
 
 
 async def test_an_unfinished_run_goes_on_when_its_home_is_opened_again(tmp_path: Path) -> None:
-    async with evolvent.open(tmp_path / "home") as lab:
+    async with evolvent.open(tmp_path / "home", ack_wait=1.0) as lab:
         run = await lab.start(TASK, rounds=30, seed=1)
         async for fact in run.facts():
             if fact.type == "round.closed":
                 break
     async with evolvent.open(tmp_path / "home", host=False) as lab:
         assert "running" == (await (await lab.run(run.id)).summary()).state
-    async with evolvent.open(tmp_path / "home") as lab, asyncio.timeout(60):
+    async with evolvent.open(tmp_path / "home", ack_wait=1.0) as lab, asyncio.timeout(60):
         assert 30 == (await (await lab.run(run.id)).wait()).rounds_closed
