@@ -18,6 +18,7 @@ def gains(group: Sequence[Candidate]) -> Gains:
         measured=status["measured"],
         failed=status["failed"],
         duplicates=status["duplicate"],
+        compared=len(values),
         improved=sum(value > 0 for value in values),
         mean=statistics.fmean(values) if values else None,
         deviation=statistics.stdev(values) if len(values) > 1 else None,

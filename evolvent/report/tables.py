@@ -158,13 +158,14 @@ def clipped(text: str, width: int = 240) -> Markup:
 
 def gain_cells(gains: Gains) -> tuple[Cell, ...]:
     spread = f" ± {figures.short(gains.deviation)}" if gains.deviation is not None else ""
+    n = f" (n = {gains.compared})" if gains.compared else ""
     return (
         count(gains.proposed),
         count(gains.measured),
         count(gains.failed),
         count(gains.duplicates),
         count(gains.improved),
-        number(gains.mean, figures.signed(gains.mean) + spread),
+        number(gains.mean, figures.signed(gains.mean) + spread + n),
         number(gains.most, figures.signed(gains.most)),
     )
 

@@ -171,6 +171,8 @@ class Gains(Value):
     measured: int
     failed: int
     duplicates: int
+    compared: int
+    """Measured candidates with a relative to compare with: the n of what follows."""
     improved: int
     """Measured candidates better than what they were compared with."""
     mean: Finite | None

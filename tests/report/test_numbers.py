@@ -91,6 +91,7 @@ def test_citations_are_counted_once_per_candidate_and_weighed_by_gain(writer: Wr
         gains = [each.gain for each in citing if each.gain is not None]
         assert citation.gains.proposed == len(citing)
         assert citation.gains.mean == (statistics.fmean(gains) if gains else None)
+        assert citation.gains.compared == len(gains)
         assert citation.gains.improved == sum(gain > 0 for gain in gains)
         assert (citation.kind == "unknown") == (citation.retrieved == 0)
 
