@@ -35,7 +35,8 @@ class Durable:
     ack_wait: float = 10.0
     heartbeat: float = 2.0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _working: dict[str, float] = field(default_factory=dict)
+    _working: dict[int, tuple[str, float]] = field(default_factory=dict)
+    """By stream sequence: where to acknowledge what is in work, and since when it is."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _requested: int = 0
     _heard: float = 0.0
@@ -114,9 +115,7 @@ class Durable:
         status = status_of(message)
         if status is None:
             self._requested -= 1
-            task = asyncio.create_task(self._work(message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(message, Delivery.of(message.reply))
         elif status[0] == "100":
             return
         else:
@@ -127,6 +126,15 @@ class Durable:
             elif status[0] == "503":
                 await self._missing()
         await self._pull()
+
+    def _begin(self, message: Msg, delivery: Delivery) -> None:
+        """Start to work on a message, unless that is being done: a restarted server may deliver it once more."""
+        if delivery.stream_sequence in self._working:
+            return
+        self._working[delivery.stream_sequence] = (message.reply, monotonic())
+        task = asyncio.create_task(self._work(message, delivery))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _missing(self) -> None:
         """Tell a consumer that is gone from a server that is still starting."""
@@ -139,12 +147,11 @@ class Durable:
         except TimeoutError:
             return
 
-    async def _work(self, message: Msg) -> None:
-        self._working[message.reply] = monotonic()
+    async def _work(self, message: Msg, delivery: Delivery) -> None:
         try:
-            await self.handle(message, Delivery.of(message.reply))
+            await self.handle(message, delivery)
         finally:
-            self._working.pop(message.reply, None)
+            self._working.pop(delivery.stream_sequence, None)
             self._tasks.discard(asyncio.current_task())
             await self._pull()
 
@@ -153,7 +160,7 @@ class Durable:
         while True:
             await asyncio.sleep(self.ack_wait / 4)
             old = monotonic() - self.ack_wait / 4
-            for reply in [reply for reply, since in self._working.items() if since <= old]:
+            for reply in [reply for reply, since in self._working.values() if since <= old]:
                 with contextlib.suppress(nats.errors.Error):
                     await self.wire.client.publish(reply, b"+WPI")
 

@@ -280,3 +280,22 @@ async def test_an_outcome_that_the_handler_refuses_to_decide_is_named(platform: 
         failed: Any = (await wait_for(log, "evo.r1.handling.failed.>")).fact
 
     assert "a path leads out of it" in failed.error
+
+
+async def test_a_fact_delivered_again_while_it_is_in_work_is_not_begun_twice(
+    platform: Platform, log: Log, settings: Settings
+) -> None:
+    """A process that could not say in time that it is at work is sent the same fact once more."""
+
+    class Frozen(Calls):
+        async def work(self, cause: Record[RoundOpened]) -> None:
+            time.sleep(2.2 * settings.ack_wait)  # noqa: ASYNC251 - freezing the process is the fault
+            await asyncio.sleep(settings.ack_wait)
+
+    handler = Frozen()
+    async with working(platform, handler):
+        await log.append(opened())
+        await wait_for(log, sampled().subject)
+        await _settled(platform, within=5.0)
+
+    assert 1 == len(handler.times)

@@ -114,6 +114,9 @@ def _failure_lesson(fact: ExperimentFailed, member: Member) -> Lesson:
 
 def _settles(fact: ExperimentCompleted | ExperimentFailed, outcomes: Mapping[int, Outcome], seeds: int) -> bool:
     """Tell whether this very fact decides the stage, so that exactly one cause does in log order."""
+    own = outcomes.get(fact.seed)
+    if own is None or (own.attempt, own.failure is not None) != (fact.attempt, isinstance(fact, ExperimentFailed)):
+        return False  # this seed ended before, at another try
     failures = [outcome for outcome in outcomes.values() if outcome.failure is not None]
     if isinstance(fact, ExperimentFailed):
         return fact.blame != "infrastructure" and len(failures) == 1

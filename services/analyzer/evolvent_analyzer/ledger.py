@@ -20,6 +20,8 @@ from evolvent_schemas.values import Cost, FailureReason, Grant, Prediction, Valu
 class Outcome(Value):
     """What one seed gave."""
 
+    attempt: int = 0
+    """Which try gave it; a later one that also ended changes nothing."""
     score: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     failure: FailureReason | None = None
@@ -79,13 +81,14 @@ def _proposed(ledger: Ledger, proposed: CandidateProposed) -> Ledger:
 
 def _noted(ledger: Ledger, fact: ExperimentCompleted | ExperimentFailed, outcome: Outcome) -> Ledger:
     key = f"{fact.candidate}.{fact.stage}"
+    outcome = outcome.model_copy(update={"attempt": fact.attempt})
     noted = {fact.seed: outcome, **ledger.outcomes.get(key, {})}  # the first outcome of a seed stands
     return ledger.evolve(outcomes=ledger.outcomes.insert(key, noted))
 
 
 FOLD = Fold(
     name="ledger",
-    version=2,
+    version=3,
     state=Ledger,
     facts=(*population.FOLDED, RoundOpened, RoundClosed, ExperimentCompleted, ExperimentFailed),
     step=step,
