@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from evolvent import task
 from evolvent.clock import new_id, new_seed
 from evolvent.errors import Refused
+from evolvent.log import Record
 from evolvent.platform import Platform
 from evolvent.summary import FOLD, Summary
 from evolvent_schemas import ROOT, DirectiveIssued, Fact, Request, RunStarted, Start, fact_id, filter_for, subjects
@@ -55,7 +56,8 @@ async def start(platform: Platform, plan: Plan, run: str | None = None) -> str:
         Refused: a run with this id has started, or an option is out of range.
     """
     name = run or new_id()
-    if await platform.log("user").read(subjects.fact(name, "run.started")) is not None:
+    asked = subjects.fact(name, "directive.issued", f"{USER}.start")
+    if await platform.log("user").read(asked) is not None:
         raise Refused(f"run {name} has already started; `evolvent run {name}` goes on with it")
     plan.settings("0" * 64)  # what is out of range stops before anything is stored
     bundle = await platform.artifacts.put(task.pack(plan.task.folder))
@@ -87,16 +89,20 @@ async def answer(platform: Platform, issued: DirectiveIssued, *, within: float) 
 
 
 async def settings_of(platform: Platform, run: str) -> RunSettings:
-    """Read how a run was started.
+    """Read how a run was started, or asked for when no conductor has answered yet.
 
     Raises:
         Refused: there is no such run.
     """
-    record = await platform.log("user").read(subjects.fact(run, "run.started"))
-    if record is None:
-        raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}; `evolvent runs` lists them")
-    assert isinstance(record.fact, RunStarted)
-    return record.fact.settings
+    log = platform.log("user")
+    for subject in (subjects.fact(run, "run.started"), subjects.fact(run, "directive.issued", f"{USER}.start")):
+        match await log.read(subject):
+            case (
+                Record(fact=RunStarted(settings=settings))
+                | Record(fact=DirectiveIssued(request=Start(settings=settings)))
+            ):
+                return settings
+    raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}; `evolvent runs` lists them")
 
 
 async def summarize(platform: Platform, run: str) -> Summary:
@@ -105,12 +111,19 @@ async def summarize(platform: Platform, run: str) -> Summary:
     Raises:
         Refused: there is no such run.
     """
+    summary = await folded(platform, run)
+    if summary.state == "unknown":
+        await settings_of(platform, run)
+        raise Refused(f"run {run} has not begun; `evolvent run {run}` carries it")
+    return summary
+
+
+async def folded(platform: Platform, run: str) -> Summary:
+    """Fold whatever there is of a run; its state is unknown as long as it has not begun."""
     log = platform.log("user")
     summary = Summary()
     async for record in log.follow(FOLD.filters(run), until=await log.end()):
         summary = FOLD.advance(summary, record)
-    if summary.state == "unknown":
-        raise Refused(f"there is no run {run!r} in {platform.settings.home}; `evolvent runs` lists them")
     return summary
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,9 +64,9 @@ def _plan(
     def given(values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value is not None}
 
-    loaded, budget = task.load(folder), given(budget)
-    usd = budget.get("usd", loaded.spec.budget.usd)
-    return runs.Plan(loaded, seed, budget, given(options | wishes.options(usd=usd, here=here)))
+    plan = runs.Plan(task.load(folder), seed, given(budget), given(options))
+    asked = wishes.options(plan.settings("0" * 64).budget, here=here)
+    return replace(plan, options={**(plan.options or {}), **given(asked)})
 
 
 @app.command()
@@ -178,7 +179,7 @@ class _Search:
             return
         assert self.run is not None
         await runs.settings_of(platform, self.run)
-        if self.seen == 0 and (await runs.summarize(platform, self.run)).state == "paused":
+        if self.seen == 0 and (await runs.folded(platform, self.run)).state == "paused":
             await runs.issue(platform, self.run, Resume())
 
     async def _watch(self, platform: Platform) -> RunFinished:
