@@ -61,7 +61,7 @@ def test_every_public_name_can_be_loaded_and_no_other() -> None:
 
 
 def test_the_documented_snippet_runs_as_it_stands(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "python.md").read_text()
+    page = (ROOT / "README.md").read_text()
     found = re.search(r"<!-- python: start -->\n```python\n(.*?)```\n<!-- python: end -->", page, re.DOTALL)
     assert found is not None
     (tmp_path / "tasks").symlink_to(ROOT / "tasks")
