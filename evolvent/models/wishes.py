@@ -7,6 +7,7 @@ from typing import Any
 from evolvent.errors import Refused
 from evolvent.models.prices import load_prices, price_of
 from evolvent.models.settings import ModelSettings
+from evolvent_schemas.values import Budget
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,16 @@ class Wishes:
     def wanted(self) -> bool:
         return self.designer == "llm" or self.lessons == "llm" or self.judge
 
-    def options(self, *, usd: float | None, here: bool) -> dict[str, Any]:
+    def options(self, budget: Budget, *, here: bool) -> dict[str, Any]:
         """Give the fields of `RunSettings`. What decides an answer is fixed there, so that a replay needs no settings.
 
         Args:
-            usd: the run's budget in money, which needs a price for each model.
+            budget: the run's; in money it needs a price for each model.
             here: whether this process is to make the calls, and so needs the key.
 
         Raises:
-            Refused: the key, the model or a price is missing; the message names what to set.
+            Refused: the key, the model or a price is missing, or a round's share of the budget pays for no call; the
+                message names what to set.
         """
         said = {"proposer": self.designer, "lessons": self.lessons, "judge": self.judge, "edit_mode": self.edit_mode}
         if not self.wanted:
@@ -46,8 +48,8 @@ class Wishes:
             settings.check()
         if not settings.names:
             raise Refused("no model is named: give --model NAME or set EVOLVENT_MODEL_NAME")
-        if usd is not None:
-            _priced(settings)
+        _check_tokens(settings, budget)
+        _check_money(settings, budget)
         return {
             **said,
             "lessons": self.lessons or "llm",
@@ -57,13 +59,31 @@ class Wishes:
         }
 
 
-def _priced(settings: ModelSettings) -> None:
-    prices = load_prices(settings.prices)
-    if unpriced := [name for name in settings.names if price_of(prices, name) is None]:
+def _check_tokens(settings: ModelSettings, budget: Budget) -> None:
+    share = None if budget.tokens is None else budget.tokens // budget.rounds
+    if share is not None and share <= settings.max_tokens:
         raise Refused(
-            f"the budget is in money and {', '.join(unpriced)} has no price: give one in the file named by "
-            "EVOLVENT_MODEL_PRICES, or drop the money from the budget"
+            f"the budget gives each round {share} tokens and one answer may take {settings.max_tokens}: raise "
+            "--tokens, or lower --rounds or EVOLVENT_MODEL_MAX_TOKENS"
         )
+
+
+def _check_money(settings: ModelSettings, budget: Budget) -> None:
+    if budget.usd is None:
+        return
+    prices, share = load_prices(settings.prices), budget.usd / budget.rounds
+    for name in settings.names:
+        price = price_of(prices, name)
+        if price is None:
+            raise Refused(
+                f"the budget is in money and {name} has no price: give one in the file named by "
+                "EVOLVENT_MODEL_PRICES, or drop the money from the budget"
+            )
+        if (most := price.usd(0, settings.max_tokens)) > share:
+            raise Refused(
+                f"the budget gives each round {share:.4f} USD and one answer of {name} may cost {most:.4f}: raise "
+                "--usd, or lower --rounds or EVOLVENT_MODEL_MAX_TOKENS"
+            )
 
 
 def check_key(models: Sequence[str]) -> None:

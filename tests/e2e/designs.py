@@ -139,9 +139,11 @@ def service(platform: Platform, role: str) -> Service[Any]:
     return Service(found.role, found.fold, Engineer(Instant(), "instant", platform.settings.home / "work").handlers)
 
 
-async def begin(platform: Platform, *, rounds: int = 1, tokens: int | None = None, **options: Any) -> str:
+async def begin(
+    platform: Platform, *, rounds: int = 1, tokens: int | None = None, folder: Path = TASK, **options: Any
+) -> str:
     wanted = {"proposer": "llm", "models": (MODEL,), "max_tokens": 1000} | options
-    return await runs.start(platform, runs.Plan(task.load(TASK), 1, {"rounds": rounds, "tokens": tokens}, wanted))
+    return await runs.start(platform, runs.Plan(task.load(folder), 1, {"rounds": rounds, "tokens": tokens}, wanted))
 
 
 async def facts(platform: Platform, run: str) -> list[Fact]:

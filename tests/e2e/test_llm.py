@@ -1,6 +1,8 @@
 """Whole runs with models over real HTTP: every misbehaviour has one named outcome and correct bookkeeping."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from evolvent_schemas import (
 from evolvent_schemas.values import Cost
 from tests.e2e.designs import (
     MODEL,
+    TASK,
     Model,
     begin,
     design,
@@ -259,3 +262,33 @@ async def test_a_grant_used_up_ends_the_round_with_what_it_cost(
 
     assert (1, 2000) == (len(model.calls), exhausted.cost.tokens)
     assert "grant is used up" in exhausted.reason
+
+
+async def test_the_task_may_word_the_question_itself(
+    server: Nats, settings: Settings, endpoint: Any, tmp_path: Path
+) -> None:
+    folder = with_prompt(tmp_path, "design", "[user]\nYou are the researcher. Improve $parents\n\n$form")
+    found, model = await carried(settings, endpoint, Model([returning(5)]), folder=folder)
+
+    assert "completed" == of(found, RoundClosed)[-1].outcome
+    assert designs_of(model)[0].startswith("You are the researcher. Improve ## Program h0.0")
+
+
+@pytest.mark.parametrize(("name", "text"), [("desing", "[user]\n$form"), ("design", "[user]\n$from $form")])
+async def test_an_unusable_prompt_of_the_task_fails_the_round_by_name(
+    server: Nats, settings: Settings, endpoint: Any, tmp_path: Path, name: str, text: str
+) -> None:
+    found, _ = await carried(settings, endpoint, Model(), folder=with_prompt(tmp_path, name, text))
+    (failed,) = of(found, HandlingFailed)
+
+    assert "permanent" == failed.reason
+    assert f"{name}.txt" in failed.error
+    assert "did you mean" in failed.error
+
+
+def with_prompt(tmp_path: Path, name: str, text: str) -> Path:
+    folder = tmp_path / "task"
+    shutil.copytree(TASK, folder)
+    (folder / "prompts" / "researcher").mkdir(parents=True)
+    (folder / "prompts" / "researcher" / f"{name}.txt").write_text(text)
+    return folder

@@ -14,11 +14,12 @@ import pytest
 from evolvent import audit
 from evolvent.embedded import Server as Nats
 from evolvent.hosting import attached
+from evolvent.models.settings import MODEL_KEYS
 from evolvent.provision import ROLES
 from evolvent.settings import Settings
 from evolvent_schemas import CandidateProposed, EffectRecorded, HandlingFailed, RoundClosed, RunFinished
 from tests.e2e.designs import ROLES as IN_THE_RING
-from tests.e2e.designs import Model, begin, facts, hosted, of, paid, returning
+from tests.e2e.designs import TASK, Model, begin, facts, hosted, of, paid, returning
 from tests.models.scripted import Behaviour, Body, Says, Server, scripted
 from tests.processes import child
 
@@ -145,17 +146,25 @@ async def test_two_replicas_on_one_fact_never_pass_the_grant(server: Nats, setti
     await check(settings, found)
 
 
-async def test_a_key_reaches_the_roles_that_ask_and_nobody_else(settings: Settings, tmp_path: Path) -> None:
+def evolvent(*arguments: object) -> list[str]:
+    return [str(Path(sys.executable).with_name("evolvent")), *map(str, arguments), "--json"]
+
+
+async def performed(
+    *arguments: object, model: Server, key: str | None = KEY
+) -> tuple[asyncio.subprocess.Process, "asyncio.Task[tuple[bytes, bytes]]"]:
+    """Start a command with the endpoint in its environment, and with the key if there is to be one."""
+    environment = {name: value for name, value in os.environ.items() if name not in MODEL_KEYS}
+    environment |= {"EVOLVENT_MODEL_BASE_URL": model.base_url} | ({"OPENAI_API_KEY": key} if key else {})
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*evolvent(*arguments), env=environment, stdout=pipe, stderr=pipe)
+    return process, asyncio.create_task(process.communicate())
+
+
+async def test_a_key_reaches_the_roles_that_ask_and_nobody_else(tmp_path: Path) -> None:
     """`evolvent run --processes`: the engineer stands beside candidates, and no file of the home holds the key."""
     beside: list[bytes] = []
-    command = [
-        str(Path(sys.executable).with_name("evolvent")),
-        "run",
-        str(Path(__file__).parent / "task"),
-        "--rounds",
-        "1",
-    ]
-    command += ["--processes", "--model", "gpt-4o", "--home", str(tmp_path / "home"), "--json"]
+    home = tmp_path / "home"
 
     def looks(_: Body) -> Behaviour:
         engineer = child(process.pid, "-m evolvent_engineer")
@@ -164,16 +173,38 @@ async def test_a_key_reaches_the_roles_that_ask_and_nobody_else(settings: Settin
         return returning(3)
 
     async with scripted(Model([looks]), repeat=True) as model:
-        environment = os.environ | {"EVOLVENT_MODEL_BASE_URL": model.base_url, "OPENAI_API_KEY": KEY}
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+        process, ended = await performed(
+            "run", TASK, "--rounds", 1, "--processes", "--model", "gpt-4o", "--home", home, model=model
+        )
         async with asyncio.timeout(60):
-            output, _ = await process.communicate()
+            output, complaints = await ended
 
-    assert b'"completed"' in output
+    assert b'"state": "completed"' in output, complaints
     assert b'"tokens": 600' in output
     assert [False] == [KEY.encode() in environ for environ in beside]
-    files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    files = [path for path in home.rglob("*") if path.is_file()]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+async def test_a_run_that_was_killed_goes_on_only_with_the_key(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    def kills(_: Body) -> Behaviour:
+        process.kill()
+        return Says("never heard", after=30)
+
+    async with scripted(Model([kills]), repeat=True) as model, asyncio.timeout(90):
+        named = ("--rounds", 1, "--model", "gpt-4o", "--run", "keyed", "--home", home)
+        process, ended = await performed("run", TASK, *named, model=model)
+        await ended
+        refused, ended = await performed("run", "keyed", "--home", home, model=model, key=None)
+        _, complaint = await ended
+        resumed, ended = await performed("run", "keyed", "--home", home, model=model)
+        output, _ = await ended
+
+    assert (-signal.SIGKILL, 2, 0) == (process.returncode, refused.returncode, resumed.returncode)
+    assert b"EVOLVENT_MODEL_API_KEY" in complaint
+    assert b'"failed": 0' in output
 
 
 async def test_two_proposals_are_never_made_of_one_fact(server: Nats, settings: Settings) -> None:

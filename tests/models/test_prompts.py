@@ -206,8 +206,8 @@ def test_what_the_user_asked_for_is_in_the_question() -> None:
 
 
 def test_a_lesson_that_is_too_long_for_its_fact_cannot_be_used() -> None:
-    with pytest.raises(ValueError, match="shorter than 4000"):
-        analyzer.LessonReport(lessons=(Lesson(change="c" * 4001, effect="e"),))
+    with pytest.raises(ValueError, match="at most 2000"):
+        analyzer.LessonReport(lessons=(Lesson(change="c" * 2001, effect="e"),))
 
 
 def test_faults_of_design_and_program_are_named_together() -> None:

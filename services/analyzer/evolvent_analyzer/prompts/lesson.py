@@ -24,8 +24,8 @@ NAMES = ("lesson", "form_lesson", "judge", "form_judge", "repair")
 """The templates that a task folder may override."""
 
 
-MOST_WORDS = 4000
-"""Characters of one text of an answer; it travels inside its fact."""
+MOST_WORDS = 2000
+"""Characters of one text of an answer; it travels inside its fact, with up to twenty others."""
 
 
 class LessonReport(Value):
@@ -36,7 +36,7 @@ class LessonReport(Value):
     @model_validator(mode="after")
     def _short(self) -> Self:
         if any(len(text) > MOST_WORDS for lesson in self.lessons for _, text in lesson):
-            raise ValueError(f"each text of a lesson must be shorter than {MOST_WORDS} characters")
+            raise ValueError(f"each text of a lesson must have at most {MOST_WORDS} characters")
         return self
 
 
