@@ -142,8 +142,15 @@ class Log:
         return [record async for record in self.follow([subjects.of_run(run)], until=end)]
 
     async def end(self) -> int:
-        """Tell the sequence of the newest message; 0 for an empty log."""
-        return int((await self.wire.api(f"STREAM.INFO.{STREAM}"))["state"]["last_seq"])
+        """Tell the sequence of the newest message; 0 for an empty log.
+
+        Raises:
+            Transient: the leader does not answer.
+        """
+        try:
+            return int((await self.wire.api(f"STREAM.INFO.{STREAM}"))["state"]["last_seq"])
+        except (TimeoutError, Rejected) as error:
+            raise Transient(f"the end of the log cannot be read: {error or 'no answer'}") from error
 
     async def bury(self, subject: str, data: bytes, headers: dict[str, str] | None, sequence: int, reason: str) -> None:
         """Keep a message that no handler could take, byte for byte, with the reason."""

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from evolvent_schemas import Halt, Pause, Resume, RunPaused, RunResumed, RunSteered, Steer, Submit
+from evolvent_schemas import Halt, Pause, Resume, RoundClosed, RunPaused, RunResumed, RunSteered, Steer, Submit
 from tests.platform import life_model
 from tests.platform.life_model import ENDS, PROGRAM, Model, ring
 
@@ -171,6 +171,16 @@ def test_failures_in_a_row_pause_the_run_and_resume_opens_exactly_what_was_held(
     model.tell(model.directive(Resume()))
     assert ["4", "5"] == model.running
     assert 1 == len(model.facts(RunResumed))
+
+
+def test_the_end_of_a_round_says_who_was_at_fault() -> None:
+    model = _running(rounds=9, width=6, pause_after=9)
+    outcomes = {"measured": "completed", "failed": "candidate_failed"}
+    for number, end in enumerate(ENDS):
+        model.settle(str(number), end)
+    closed = {fact.round: fact.outcome for fact in model.facts(RoundClosed)}
+
+    assert {str(number): outcomes.get(end, end) for number, end in enumerate(ENDS)} | {"h0": "completed"} == closed
 
 
 def test_a_round_that_a_candidate_failed_does_not_count_against_the_roles() -> None:

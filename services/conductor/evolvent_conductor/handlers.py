@@ -34,6 +34,9 @@ async def expire_rounds(runner: Runner[Life]) -> None:
     try:
         while True:
             await asyncio.sleep(TICK)
+            if watching.done() and (error := watching.exception()):
+                await logger.awarning("runs.unknown", error=str(error))
+                watching = asyncio.create_task(_find_runs(runner))
             for tail in runner.platform.tails.open():
                 await _expire(runner, tail)
     finally:
