@@ -60,7 +60,9 @@ async def _ephemeral(wire: Wire, stream: str, name: str, filters: list[str], sta
         "inactive_threshold": 30 * NANOSECONDS,
         "filter_subjects": filters,
     }
-    return await wire.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
+    request = {"stream_name": stream, "config": config}
+    # A request in flight when the server dies is never answered; creation takes milliseconds, so little is waited for.
+    return await wire.api(f"CONSUMER.CREATE.{stream}.{name}", request, patience=2.0)
 
 
 async def _pull(
