@@ -16,6 +16,7 @@ from evolvent_researcher.edits import written_file
 from evolvent_schemas import (
     CandidateAnalyzed,
     CandidateProposed,
+    CandidateScreened,
     EffectRecorded,
     HandlingFailed,
     RoundClosed,
@@ -292,3 +293,15 @@ def with_prompt(tmp_path: Path, name: str, text: str) -> Path:
     (folder / "prompts" / "researcher").mkdir(parents=True)
     (folder / "prompts" / "researcher" / f"{name}.txt").write_text(text)
     return folder
+
+
+async def test_the_first_of_equal_programs_is_the_new_one(server: Nats, settings: Settings, endpoint: Any) -> None:
+    """Six rounds at once design the same: five are duplicates of the first in the log, in every replay."""
+    found, _ = await carried(
+        settings, endpoint, Model([returning(3)] * 6), rounds=6, width=6, attempts=1, models=("gpt-4o",)
+    )
+    proposed = [fact.candidate for fact in of(found, CandidateProposed)[1:]]
+    screened = of(found, CandidateScreened)[1:]
+
+    assert {proposed[0]} == {fact.of for fact in screened if fact.verdict == "duplicate"}
+    assert [proposed[0]] == [fact.candidate for fact in screened if fact.verdict == "new"]

@@ -44,7 +44,8 @@ class Memory(State):
     """Items and lessons so far; the next one's ordinal."""
     fingerprints: Map[str, str] = Field(default_factory=empty)
     """First candidate with each fingerprint."""
-    unscreened: Map[str, Program] = Field(default_factory=empty)
+    unscreened: dict[str, Program] = Field(default_factory=dict)
+    """Those of the open rounds, in log order: the first of equal programs is the new one. A `Map` keeps no order."""
     cited: Map[str, int] = Field(default_factory=empty)
     """How many candidates lean on each item or lesson."""
     about: Map[str, str] = Field(default_factory=empty)
@@ -62,7 +63,7 @@ def step(memory: Memory, record: Record[Fact]) -> Memory:
         case CandidateProposed(candidate=candidate, program=program, motivation=motivation) as proposed:
             memory = _cited(memory, proposed.cited)
             return memory.evolve(
-                unscreened=memory.unscreened.insert(candidate, program),
+                unscreened={**memory.unscreened, candidate: program},
                 about=memory.about.insert(candidate, motivation),
             )
         case CandidateScreened() as screened:
@@ -81,7 +82,8 @@ def _cited(memory: Memory, names: tuple[str, ...]) -> Memory:
 
 
 def _screened(memory: Memory, screened: CandidateScreened) -> Memory:
-    memory = memory.evolve(unscreened=memory.unscreened.discard(screened.candidate))
+    waiting = {name: program for name, program in memory.unscreened.items() if name != screened.candidate}
+    memory = memory.evolve(unscreened=waiting)
     if screened.verdict == "duplicate":
         return memory.evolve(about=memory.about.discard(screened.candidate))
     return memory.evolve(fingerprints=memory.fingerprints.insert(screened.fingerprint, screened.candidate))
@@ -97,7 +99,7 @@ def _learned(memory: Memory, analyzed: CandidateAnalyzed) -> Memory:
 
 FOLD = Fold(
     name="memory",
-    version=1,
+    version=2,
     state=Memory,
     facts=(RunStarted, KnowledgeIngested, ContextSampled, CandidateProposed, CandidateScreened, CandidateAnalyzed),
     step=step,

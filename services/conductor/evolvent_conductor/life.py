@@ -5,6 +5,7 @@ from it. So every join (the last round closed, the K-th failure in a row) falls 
 log order, however many replicas work at once and however late their own facts are stored.
 """
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Literal, assert_never
 
@@ -233,7 +234,8 @@ def _grant(life: Life) -> Grant:
     if budget.tokens is not None:
         tokens = max(0, budget.tokens - life.cost.tokens - sum(grant.tokens or 0 for grant in reserved)) // to_come
     if budget.usd is not None:
-        usd = max(0.0, budget.usd - life.cost.usd - sum(grant.usd or 0 for grant in reserved)) / to_come
+        # fsum is exact, so that the order of a `Map`, which differs between processes, makes no difference
+        usd = max(0.0, budget.usd - life.cost.usd - math.fsum(grant.usd or 0 for grant in reserved)) / to_come
     seconds = stage.limits.wall_seconds * stage.seeds
     return Grant(attempts=life.rules.attempts, tokens=tokens, usd=usd, compute_seconds=seconds)
 
