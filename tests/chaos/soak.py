@@ -50,8 +50,9 @@ def report(outcomes: list[Outcome], seeds: list[int], seconds: float) -> str:
         f"Each cell is a run of {ROUNDS} rounds, {WIDTH} at once, with every role a process; the target is killed with "
         f"SIGKILL when the fact appears on the log (which of them, and how many milliseconds after, is drawn). "
         f"`EVOLVENT_ACK_WAIT={ACK_WAIT}`. Checked after each: every round opened and closed once, every subject once, "
-        "no handling failed, no dead letter, no second try of an experiment on the log, nothing left of the killed process tree after a "
-        "second, `audit replay` reproduces every decision. A number is the median of seconds to the end of the run."
+        "no handling failed, no dead letter, no second try of an experiment on the log, nothing left of the killed "
+        "process tree after a second, `audit replay` reproduces every decision. "
+        "A number is the median of seconds to the end of the run."
     )
     lines = [
         "# Kill -9 at every hand-over of the ring",
