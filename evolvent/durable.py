@@ -23,6 +23,8 @@ _background: set[asyncio.Future[None]] = set()
 class Durable:
     """Deliver a durable consumer's messages to `handle`, at most `concurrency` at once.
 
+    A stopped one finishes what is in work, and hands back at once what comes late or cannot be finished in time.
+
     One outstanding pull, never larger than the free slots, so that no delivered message waits in a client queue while
     its ack_wait runs. `handle` acknowledges. A deleted consumer ends `run` with `ConsumerLost`.
     """
@@ -34,6 +36,8 @@ class Durable:
     concurrency: int = 8
     ack_wait: float = 10.0
     heartbeat: float = 2.0
+    patience: float | None = None
+    """Seconds that a stopped one has to finish what is in work; not set, as long as `ack_wait`, and at least 5."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _working: dict[int, tuple[str, float]] = field(default_factory=dict)
     """By stream sequence: where to acknowledge what is in work, and since when it is."""
@@ -66,8 +70,7 @@ class Durable:
                 await self._drain()
         finally:
             beating.cancel()
-            for task in self._tasks:
-                task.cancel()
+            await self._abandon()
             with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
         if self.lost:
@@ -88,7 +91,15 @@ class Durable:
 
     async def _drain(self) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(self.ack_wait, 5.0))
+            patience = max(self.ack_wait, 5.0) if self.patience is None else self.patience
+            await asyncio.wait(self._tasks, timeout=patience)
+
+    async def _abandon(self) -> None:
+        """Cut off what is still in work; each of them hands its message back."""
+        left = tuple(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _again(self) -> None:
         """Forget the outstanding pull: it died with a connection or a server."""
@@ -115,6 +126,9 @@ class Durable:
         status = status_of(message)
         if status is None:
             self._requested -= 1
+            if self._stopping.is_set():
+                await self._hand_back(message)
+                return
             self._begin(message, Delivery.of(message.reply))
         elif status[0] == "100":
             return
@@ -150,10 +164,18 @@ class Durable:
     async def _work(self, message: Msg, delivery: Delivery) -> None:
         try:
             await self.handle(message, delivery)
+        except asyncio.CancelledError:
+            await self._hand_back(message)
+            raise
         finally:
             self._working.pop(delivery.stream_sequence, None)
             self._tasks.discard(asyncio.current_task())
             await self._pull()
+
+    async def _hand_back(self, message: Msg) -> None:
+        """Let another replica have a message now, and not when its ack_wait is over."""
+        with contextlib.suppress(nats.errors.Error):
+            await retry_later(self.wire, message, 0.0)
 
     async def _beat(self) -> None:
         """Tell the server that work in progress is in progress, a third of its patience before that ends."""

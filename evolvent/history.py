@@ -80,6 +80,8 @@ class Tail:
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     finished: bool = False
     position: int = 0
+    asked: int = 0
+    """The newest position that a handler was woken at."""
     _moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     _task: asyncio.Task[None] | None = None
 
@@ -97,6 +99,7 @@ class Tail:
     async def reach(self, sequence: int) -> None:
         """Wait until every fold has taken the facts up to this position, which must be one that a fold reads."""
         task = self.begin()
+        self.asked = max(self.asked, sequence)
         while self.position < sequence:
             if task.done():
                 task.result()
@@ -104,6 +107,11 @@ class Tail:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):  # a tail that died must be noticed
                         await self._moved.wait()
+
+    @property
+    def behind(self) -> bool:
+        """Whether a handler waits for facts that the folds have not taken."""
+        return self.position < self.asked
 
     async def _follow(self) -> None:
         histories = tuple(self.histories.values())

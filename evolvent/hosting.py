@@ -132,8 +132,10 @@ def _environment(settings: Settings, role: str) -> dict[str, str]:
     """Hand the settings on to a role, as it would find them on any machine; beside candidates stands no model's key."""
     values = settings.model_dump(mode="json", exclude_defaults=True)
     values["home"] = str(settings.home.resolve())
-    if settings.nats_token is not None:
-        values["nats_token"] = settings.nats_token.get_secret_value()
+    if settings.nats_url is not None:
+        to = settings.endpoint()
+        values |= {"nats_token": to.token, "nats_password": to.password}
+    values["health_port"] = 0  # one port cannot serve five processes
     kept = {name: value for name, value in os.environ.items() if role != "engineer" or name not in MODEL_KEYS}
     return kept | {f"EVOLVENT_{name.upper()}": str(value) for name, value in values.items() if value is not None}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from evolvent.artifacts import Artifacts
@@ -25,6 +26,17 @@ class Platform:
         return Log(self.wire, role)
 
 
+def dial(settings: Settings, name: str, *, patience: float = 10.0) -> AbstractAsyncContextManager[Wire]:
+    """Connect to the server that the settings name, as the user that they name.
+
+    Raises:
+        Unreachable: none is named, or it does not answer within `patience` seconds.
+    """
+    to = settings.endpoint()
+    login = {"token": to.token, "user": to.user, "password": to.password}
+    return connect(to.url, **login, ca=to.ca, name=f"evolvent-{name}", patience=patience)
+
+
 @contextlib.asynccontextmanager
 async def open_platform(settings: Settings, name: str, *, patience: float = 10.0) -> AsyncIterator[Platform]:
     """Connect to the server that the settings name.
@@ -32,8 +44,7 @@ async def open_platform(settings: Settings, name: str, *, patience: float = 10.0
     Raises:
         Unreachable: it does not answer within `patience` seconds.
     """
-    url, token = settings.endpoint()
-    async with connect(url, token=token, name=f"evolvent-{name}", patience=patience) as wire:
+    async with dial(settings, name, patience=patience) as wire:
         tails = Tails(Log(wire, "tail"), Snapshots(settings.home / "snapshots"))
         try:
             yield Platform(settings, wire, Artifacts(wire), tails)

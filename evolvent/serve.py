@@ -5,12 +5,14 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
 from evolvent import telemetry
 from evolvent.ending import end
 from evolvent.errors import EvolventError, Refused
+from evolvent.health import Health, answering
 from evolvent.platform import Platform, open_platform
 from evolvent.service import Runner, Service
 from evolvent.settings import Settings
@@ -37,9 +39,13 @@ async def serve(settings: Settings, roles: Sequence[str], stop: asyncio.Event) -
     Raises:
         Unreachable: the server does not answer.
         ConsumerLost: a role's consumer was deleted.
+        Refused: the health port is taken.
     """
-    async with open_platform(settings, "-".join(roles)) as platform:
-        runners = [Runner(platform, factory(role)(platform)) for role in roles]
+    health = Health(len(roles), stop)
+    async with answering(health, settings), open_platform(settings, "-".join(roles)) as platform:
+        health.platform = platform
+        services = [factory(role)(platform) for role in roles]
+        runners = [Runner(platform, replace(each, running=health.noting(each.running))) for each in services]
         running = [asyncio.create_task(runner.run()) for runner in runners]
         stopping = asyncio.create_task(stop.wait())
         try:

@@ -10,8 +10,10 @@ import base64
 import contextlib
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import nats
@@ -257,19 +259,30 @@ def _stored(message: dict[str, Any]) -> Message:
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str, *, token: str | None = None, name: str = "evolvent", patience: float = 10
+    url: str,
+    *,
+    token: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    ca: Path | None = None,
+    name: str = "evolvent",
+    patience: float = 10,
 ) -> AsyncIterator[Wire]:
     """Open a connection that reconnects for ever once it was up.
 
+    A user hears its own inbox only, `_INBOX.<user>.>`.
+
     Raises:
-        Unreachable: no server answered within `patience` seconds.
+        Unreachable: no server answered within `patience` seconds, or it knows us not.
     """
     client = Client()
     wire = Wire(client)
+    said: dict[str, None] = {}
 
     async def failed(error: Exception) -> None:
         wire._note(str(error))  # noqa: SLF001
         if str(error):
+            said[str(error)] = None
             await logger.awarning("nats.error", error=str(error))
 
     try:
@@ -277,6 +290,10 @@ async def connect(
             await client.connect(
                 url,
                 token=token,
+                user=user,
+                password=password,
+                tls=_trusting(ca) if ca else None,
+                inbox_prefix=f"_INBOX.{user}" if user else "_INBOX",
                 name=name,
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; a float is what it sleeps
@@ -285,13 +302,23 @@ async def connect(
                 reconnected_cb=wire._wake,  # noqa: SLF001 - its own constructor function
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
-        raise Unreachable(f"no NATS server at {url}: {error or 'no answer'}; start one with `evolvent run`") from error
+        reason = "; ".join(said) or str(error) or "no answer"
+        raise Unreachable(f"no NATS server at {url}: {reason}; start one with `evolvent run`") from error
     try:
         await wire._listen()  # noqa: SLF001
         yield wire
     finally:
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             await client.close()
+
+
+def _trusting(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise Unreachable(
+            f"the certificate authority {ca} cannot be read: {error}; correct EVOLVENT_NATS_CA"
+        ) from error
 
 
 def pull_request(batch: int, *, heartbeat: float, expires: float = 30.0) -> bytes:

@@ -21,9 +21,10 @@ from evolvent.cli.app import DEFAULT_HOME, FAILED, OK, Home, Json, app, console,
 from evolvent.cli.tasks import Unsafe, document, passed, show
 from evolvent.embedded import binary
 from evolvent.errors import EvolventError, Refused, Rejected, Unreachable
+from evolvent.platform import dial
 from evolvent.provision import drift, provision
 from evolvent.settings import Settings
-from evolvent.wire import Wire, connect
+from evolvent.wire import Wire
 
 OLDEST_PYTHON = (3, 11)
 TRIED_SERVER = (2, 15, 1)
@@ -175,9 +176,8 @@ async def _server(settings: Settings, *, repair: bool) -> list[Check]:
     if settings.nats_url is None and not _holders(settings.home / "lock"):
         return [Check("server", "ok", "none runs; `evolvent run` starts one")]
     try:
-        url, token = settings.endpoint()
-        async with connect(url, token=token, name="evolvent-doctor", patience=PATIENCE) as wire:
-            found = [_recent("server", str(wire.client.connected_server_version), f"at {url}")]
+        async with dial(settings, "doctor", patience=PATIENCE) as wire:
+            found = [_recent("server", str(wire.client.connected_server_version), f"at {settings.endpoint().url}")]
             found.append(await _provisioned(wire, settings, repair=repair))
             return [*found, await _room(wire)]
     except Unreachable as error:
