@@ -16,6 +16,12 @@ LARGEST_FACT = 512 * 1024
 """Bytes; what is larger travels as an artifact."""
 SHARED_AGE = 30 * 86400.0
 """Seconds after which a shared value that nobody changed is forgotten: far longer than a round is open."""
+PROGRESS_STREAM = "PROGRESS"
+PROGRESS_AGE = 3600.0
+"""Seconds; whoever watches a run wants to know how it goes, not how it went."""
+RESULT_STREAM = "RESULTS"
+RESULT_AGE = 7 * 86400.0
+"""Seconds that an engineer may be away before what a pod measured is forgotten and has to be measured again."""
 
 _DEFAULTS = {"max_age": 0, "num_replicas": 1, "max_bytes": -1, "max_msg_size": -1, "deny_delete": False}
 
@@ -55,7 +61,21 @@ def streams(settings: Settings) -> list[dict[str, Any]]:
             "max_age": int(SHARED_AGE * NANOSECONDS),
             "deny_delete": False,
         },
+        {**kept, **_passing(PROGRESS_AGE), "name": PROGRESS_STREAM, "subjects": [subjects.ALL_PROGRESS]},
+        {**kept, **_passing(RESULT_AGE), "name": RESULT_STREAM, "subjects": [subjects.ALL_RESULTS]},
     ]
+
+
+def _passing(seconds: float) -> dict[str, Any]:
+    """Describe a stream that forgets: its oldest messages, by age, and a subject's oldest when it is flooded."""
+    return {
+        "max_age": int(seconds * NANOSECONDS),
+        "discard": "old",
+        "deny_delete": False,
+        "max_msgs_per_subject": 1000,
+        "max_bytes": -1,
+        "max_msg_size": LARGEST_FACT,
+    }
 
 
 def consumer(role: str, settings: Settings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ snapshot.<fold>.<run>                  a folded state; a cache
 limit.<endpoint and model>             what is left of a model's rate limits; not truth, kept while it is used
 purse.<run>.<round>                    what calls in flight may spend of a round's grant; not truth either
 progress.<run>.<experiment…>           training progress; not truth, kept for a limited time
+result.<run>.<experiment…>             what an experiment's pod says it measured; evidence, for the engineer to judge
 """
 
 import re
@@ -18,6 +19,8 @@ ALL_DEAD = "dead.>"
 ALL_SNAPSHOTS = "snapshot.>"
 ALL_LIMITS = "limit.>"
 ALL_PURSES = "purse.>"
+ALL_PROGRESS = "progress.>"
+ALL_RESULTS = "result.>"
 
 _FACT = re.compile(r"^evo\.([a-z0-9-]+)\.([a-z]+\.[a-z]+)(?:\.([A-Za-z0-9._-]+))?$")
 _OF_A_ROUND = re.compile(r"^evo\.[a-z0-9-]+\.(?:round|context|knowledge|candidate|experiment)\.[a-z]+\.(h?\d+)(?:\.|$)")
@@ -76,6 +79,15 @@ def limit(digest: str) -> str:
 
 def purse(run: str, number: str) -> str:
     return f"purse.{run}.{number}"
+
+
+def progress(run: str, experiment: str = ">") -> str:
+    """Spell where one experiment tells its progress, or the filter for all of a run."""
+    return f"progress.{run}.{experiment}"
+
+
+def result(run: str, experiment: str) -> str:
+    return f"result.{run}.{experiment}"
 
 
 def round_of(subject: str) -> str | None:

@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from evolvent.embedded import Server as NatsServer
+from evolvent.embedded import embedded
+from evolvent.platform import Platform, open_platform
+from evolvent.settings import Settings
 from evolvent_engineer.kubernetes.backend import KubernetesBackend
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Node
 from tests.kubernetes.orders import NAMESPACE, backend
@@ -27,6 +31,18 @@ def cluster() -> Cluster:
 async def server(cluster: Cluster) -> AsyncIterator[ApiServer]:
     async with ApiServer(cluster, rate=RATE) as found:
         yield found
+
+
+@pytest.fixture
+async def bus(settings: Settings) -> AsyncIterator[NatsServer]:
+    async with embedded(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def platform(bus: NatsServer, settings: Settings) -> AsyncIterator[Platform]:
+    async with open_platform(settings, "test") as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -1,25 +1,27 @@
 """Orders and settings that the tests of the backend share."""
 
-from pathlib import Path
 from typing import Any
 
 from kubernetes.client.configuration import Configuration
 
-from evolvent_engineer.backend import Completed, Experiment, Failed, Outcome
 from evolvent_engineer.kubernetes.backend import KubernetesBackend
 from evolvent_engineer.kubernetes.client import Client, Patience
 from evolvent_engineer.kubernetes.identity import Identity
 from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
+from evolvent_engineer.pod.results import Slip
 from evolvent_schemas.values import Limits, Program, ProgramSpec, Stage, sha256
 
 NAMESPACE = "evolvent-experiments"
 IMAGE = "registry.example/experiment@sha256:" + "0" * 64
+SECRET = "a secret that only the engineers share"
 SPEC = ProgramSpec(functions=("pack",))
 PATIENCE = Patience(first=0.02, longest=0.1, attempts=6)
 
 
 def settings(**more: Any) -> ClusterSettings:
-    return ClusterSettings.model_validate({"image": IMAGE, "namespace": NAMESPACE, "start_seconds": 5} | more)
+    return ClusterSettings.model_validate(
+        {"image": IMAGE, "namespace": NAMESPACE, "start_seconds": 5, "signing_secret": SECRET} | more
+    )
 
 
 def stage(**more: Any) -> Stage:
@@ -29,7 +31,9 @@ def stage(**more: Any) -> Stage:
 def order(number: int = 1, *, run: str = "r1", attempt: int = 0, **more: Any) -> Order:
     identity = Identity(run, f"{number}.0", "explore", 0, attempt)
     program = Program.of({"program.py": f"# {number}"}).digest
-    return Order(identity, sha256(b"bundle"), program, SPEC, stage(**more), "score")
+    bundle = sha256(b"bundle")
+    key = Slip(str(identity), bundle, program).key(SECRET)
+    return Order(identity, bundle, program, SPEC, stage(**more), "score", key)
 
 
 def client(url: str, token: str, patience: Patience = PATIENCE) -> Client:
@@ -37,28 +41,8 @@ def client(url: str, token: str, patience: Patience = PATIENCE) -> Client:
     return Client(configuration, NAMESPACE, patience=patience)
 
 
-class Shelf:
-    """The log's part in tests: remembers orders and gives out one score."""
-
-    def __init__(self, score: float = 0.5) -> None:
-        self.score = score
-
-    async def order(self, experiment: Experiment) -> Order:
-        program = Program.of(experiment.files).digest
-        identity = Identity.parse(experiment.id)
-        return Order(identity, sha256(b"bundle"), program, experiment.program, experiment.stage, experiment.metric)
-
-    async def result(self, identity: Identity) -> Outcome:
-        return Completed(self.score, {}, 1.0, 1.0, 1.0, str(identity))
-
-
 def backend(url: str, token: str, patience: Patience = PATIENCE, **more: Any) -> KubernetesBackend:
-    return KubernetesBackend(client(url, token, patience), settings(**more), Shelf())
+    return KubernetesBackend(client(url, token, patience), settings(**more))
 
 
-def experiment(number: int = 1) -> Experiment:
-    files = {"program.py": f"# {number}"}
-    return Experiment(f"r1-{number}.0.explore.0.0", Path("/nowhere"), files, SPEC, stage(), "score", 0)
-
-
-__all__ = ["NAMESPACE", "Failed", "Shelf", "backend", "client", "experiment", "order", "settings", "stage"]
+__all__ = ["NAMESPACE", "SECRET", "backend", "client", "order", "settings", "stage"]

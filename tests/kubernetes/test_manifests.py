@@ -69,8 +69,16 @@ def test_evaluator_and_candidate_share_nothing_but_a_socket_in_memory(name: str)
 
 def test_the_candidate_sees_neither_key_nor_task_nor_seed() -> None:
     candidate = containers(experiment_job(*TRAINING))["candidate"]
-    assert {"program", "socket", "candidate-tmp", "candidate-shm"} == mounts(experiment_job(*TRAINING), "candidate")
-    assert {"EVOLVENT_SPEC", "EVOLVENT_LIMITS", "EVOLVENT_PROFILE"} == {item["name"] for item in candidate["env"]}
+    assert {"socket", "candidate-tmp", "candidate-shm"} == mounts(experiment_job(*TRAINING), "candidate")
+    assert {"EVOLVENT_SPEC", "EVOLVENT_PROFILE", "EVOLVENT_SANDBOX"} == {item["name"] for item in candidate["env"]}
+
+
+def test_only_the_evaluator_has_the_key_and_no_annotation_repeats_it() -> None:
+    job = experiment_job(*PLAIN)
+    key = PLAIN[0].key
+    assert {"evaluator"} == {name for name, box in containers(job).items() if key in str(box)}
+    assert key not in str(job["metadata"])
+    assert key not in repr(PLAIN[0])
 
 
 def test_only_the_candidate_has_a_gpu() -> None:

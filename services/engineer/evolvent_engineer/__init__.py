@@ -7,15 +7,26 @@ from collections.abc import AsyncIterator
 from evolvent.platform import Platform
 from evolvent.service import Service
 from evolvent_engineer.orders import FOLD, Orders
+from evolvent_engineer.settings import EngineerSettings
 
 
 def service(platform: Platform) -> Service[Orders]:
-    """Build the role with its local backend.
+    """Build the role with the backend that the settings name.
 
-    While it runs, `Refused` is raised where nothing contains a candidate and that was not allowed.
+    While it runs, `Refused` is raised where nothing contains a candidate and that was not allowed, or where a setting
+    of the cluster is missing.
     """
+    if EngineerSettings().backend == "kubernetes":
+        from evolvent_engineer.kubernetes.role import connected, on_kubernetes
+
+        return on_kubernetes(platform, connected)
+    return _on_this_machine(platform)
+
+
+def _on_this_machine(platform: Platform) -> Service[Orders]:
     from evolvent_engineer.handlers import Engineer
     from evolvent_engineer.local import LocalBackend
+    from evolvent_engineer.progress import Progress
 
     settings = platform.settings
     work = settings.home.resolve() / "work"
@@ -30,5 +41,5 @@ def service(platform: Platform) -> Service[Orders]:
             await backend.close()
 
     workers = settings.engineer_workers or os.cpu_count() or 1
-    handlers = Engineer(backend, "local", work / "bundles").handlers
+    handlers = Engineer(backend, "local", work / "bundles", Progress(platform.wire)).handlers
     return Service("engineer", FOLD, handlers, concurrency=workers, running=running)

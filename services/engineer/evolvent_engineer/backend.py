@@ -1,11 +1,14 @@
 """The port behind which experiments run: one experiment in, one named outcome out."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from evolvent_schemas.values import Blame, FailureReason, ProgramSpec, SandboxTier, Stage
+
+Report = Callable[[Mapping[str, float]], Awaitable[None]]
+"""Takes a long experiment's progress, numbers by name; raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class Experiment:
     metric: str
     """Name of the objective within what `evaluate` returns."""
     seed: int
+    report: Report | None = None
+    """Whom to tell how it goes, every few seconds."""
 
 
 @dataclass(frozen=True, slots=True)

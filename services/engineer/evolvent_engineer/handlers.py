@@ -10,8 +10,9 @@ from evolvent.errors import Permanent
 from evolvent.journal import Effects
 from evolvent.log import Record
 from evolvent.service import Handler
-from evolvent_engineer.backend import Backend, Completed, Experiment, Outcome
+from evolvent_engineer.backend import Backend, Completed, Experiment, Outcome, Report
 from evolvent_engineer.orders import Orders
+from evolvent_engineer.progress import Progress
 from evolvent_schemas import (
     CandidateScreened,
     ExperimentCompleted,
@@ -36,6 +37,7 @@ class Engineer:
     name: str
     bundles: Path
     """Where task folders are unpacked, each under its digest."""
+    progress: Progress | None = None
 
     @property
     def handlers(self) -> dict[type[Fact], Handler]:
@@ -85,11 +87,11 @@ class Engineer:
             )
 
         async def measure() -> Fact:
-            return _fact(await start(), await self.backend.evaluate(order.experiment(run, attempt)))
+            report = self.progress.of(run, key) if self.progress else None
+            return ended(await start(), await self.backend.evaluate(order.experiment(run, attempt, report)))
 
         await effects.observe((subjects.fact(run, "experiment.started", key),), start)
-        ends = tuple(subjects.fact(run, f"experiment.{end}", key) for end in ("completed", "failed"))
-        return await effects.observe(ends, measure)
+        return await effects.observe(ends_of(run, key), measure)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class _Order:
     def key(self, attempt: int) -> str:
         return f"{self.candidate}.{self.stage.name}.{self.seed}.{attempt}"
 
-    def experiment(self, run: str, attempt: int) -> Experiment:
+    def experiment(self, run: str, attempt: int, report: Report | None) -> Experiment:
         return Experiment(
             id=f"{run}-{self.key(attempt)}",
             bundle=self.bundle,
@@ -115,10 +117,16 @@ class _Order:
             stage=self.stage,
             metric=self.settings.task.objective.metric,
             seed=self.seed,
+            report=report,
         )
 
 
-def _fact(started: ExperimentStarted, outcome: Outcome) -> Fact:
+def ends_of(run: str, key: str) -> tuple[str, ...]:
+    """Name the subjects on one of which the end of an experiment stands."""
+    return tuple(subjects.fact(run, f"experiment.{end}", key) for end in ("completed", "failed"))
+
+
+def ended(started: ExperimentStarted, outcome: Outcome) -> Fact:
     """Turn what the backend saw into the fact of it."""
     shared = started.model_dump(include={"run", "candidate", "stage", "seed", "attempt", "tier"})
     shared |= {"wall_seconds": outcome.wall_seconds, "output": outcome.output[-SHOWN:]}

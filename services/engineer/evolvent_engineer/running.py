@@ -16,6 +16,7 @@ from evolvent_engineer.backend import Completed, Experiment, Failed, Outcome
 from evolvent_engineer.cells import Cell, Cells
 from evolvent_engineer.evaluator import Assignment
 from evolvent_engineer.meters import Usage
+from evolvent_engineer.progress import reported
 from evolvent_engineer.server import Exit, ServerError, receive
 from evolvent_schemas.values import FailureReason, Limits
 
@@ -25,6 +26,8 @@ _EVALUATOR_SECONDS = 5.0
 _EVALUATOR_LIMITS = Limits(memory_mb=4096, processes=64, disk_mb=256, output_kb=1024)
 """The task author's own process; generous, so that only a broken one meets them."""
 _SAMPLE_SECONDS = 0.05
+_REPORT_SAMPLES = 40
+"""Progress is told once in so many samples, every two seconds."""
 _EXIT_SECONDS = 2.0
 _REPORT_LIMIT = 0
 _REASONS = frozenset(get_args(FailureReason))
@@ -194,6 +197,8 @@ class Evaluation:
                 self._check(cell.sample())
                 if count % 5 == 0:
                     await self._check_folder(cell)
+            if count % _REPORT_SAMPLES == 0 and self._experiment.report is not None:
+                await self._experiment.report(reported(self._output()) | self._used())
 
     def _check(self, usage: Usage) -> None:
         limits, cpu = self._limits, sum(cell.cpu for cell in self._sandboxes.values())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,9 @@ class Script:
     pressure: bool = True
     """Whether the eviction is the node's fault (memory or disk pressure) or the pod's own (its disk limit)."""
 
+    run: Callable[[Manifest], Awaitable[Mapping[str, int]]] | None = None
+    """Really runs the pod's containers and returns their exit codes; it is cancelled when the pod is deleted."""
+
     @classmethod
     def of_annotations(cls, found: Mapping[str, str]) -> Script:
         """Read `sim/seconds` and `sim/exit`, as the recorded Jobs carry them."""
@@ -54,6 +58,7 @@ class Kubelet:
         self._started: set[str] = set()
         self._stopping: set[str] = set()
         self._numbers: Counter[str] = Counter()
+        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         cluster.store.listen(self._on_change)
 
     def _on_change(self, change: Change) -> None:
@@ -96,7 +101,20 @@ class Kubelet:
             set_condition(pod, kind, True, stamp)
         pod["status"]["containerStatuses"] = [self._running(c, stamp) for c in pod["spec"]["containers"]]
         self._save(pod)
+        if script.run is not None:
+            task = asyncio.get_running_loop().create_task(self._really_run(namespace, name, script))
+            self._running[namespace, name] = task
+            return
         self._cluster.clock.call_later(script.seconds, lambda: self._finish(namespace, name, script))
+
+    async def _really_run(self, namespace: str, name: str, script: Script) -> None:
+        pod = self._load(namespace, name)
+        if pod is None or script.run is None:
+            return
+        codes = await script.run(pod)
+        current = self._load(namespace, name)
+        if current is not None and not terminating(current):
+            self._end(current, codes, script)
 
     def _wait_for_image(self, pod: Manifest, container: str) -> None:
         for reason, delay in (("ErrImagePull", 0), ("ImagePullBackOff", 10)):
@@ -128,6 +146,8 @@ class Kubelet:
         self._end(pod, {c["name"]: script.code(c["name"]) for c in pod["spec"]["containers"]}, script)
 
     def _stop(self, namespace: str, name: str) -> None:
+        if (task := self._running.pop((namespace, name), None)) is not None:
+            task.cancel()
         pod = self._load(namespace, name)
         if pod is not None:
             self._end(pod, {c["name"]: 143 for c in pod["spec"]["containers"]}, Script())

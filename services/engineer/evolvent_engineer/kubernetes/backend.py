@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import structlog
 
-from evolvent.errors import EvolventError, Permanent
-from evolvent_engineer.backend import Experiment, Failed, Outcome
+from evolvent.errors import EvolventError, Halted, Permanent
 from evolvent_engineer.kubernetes.client import Client, Kind
 from evolvent_engineer.kubernetes.ends import End, Stuck, condition, has_evidence, is_disrupted, is_ended, judge, stuck
 from evolvent_engineer.kubernetes.identity import RUN_LABEL, SELECTOR, Identity
@@ -21,30 +20,16 @@ from evolvent_schemas.values import RunId, SandboxTier
 log = structlog.get_logger(__name__)
 
 
-class Depot(Protocol):
-    """How programs reach a pod and results come back: through the log and its artifacts."""
-
-    async def order(self, experiment: Experiment) -> Order:
-        """Store whatever the pod has to fetch, and name it by digest."""
-        ...
-
-    async def result(self, identity: Identity) -> Outcome:
-        """The result that the pod of a completed Job has published."""
-        ...
-
-
 class KubernetesBackend:
     """One experiment, one Job.
 
-    `launch` and `ends` are for a role that turns ends into facts: a restarted engineer calls `expect` with what it
-    knows to be open, and learns every end, also of Jobs that another life of it created, at least once; `settle`
-    ends the repetition. `evaluate` is the simple port, composed of them.
+    A restarted engineer calls `expect` with what it knows to be open, and learns every end, also of Jobs that another
+    life of it created, at least once; `settle` ends the repetition.
     """
 
-    def __init__(self, client: Client, settings: ClusterSettings, depot: Depot) -> None:
+    def __init__(self, client: Client, settings: ClusterSettings) -> None:
         self._client = client
         self._settings = settings
-        self._depot = depot
         self._open: set[Identity] = set()
         self._done: set[Identity] = set()
         self._older: frozenset[Identity] = frozenset()
@@ -53,7 +38,7 @@ class KubernetesBackend:
         self._pods: dict[Identity, dict[str, Manifest]] = defaultdict(dict)
         self._patience: dict[Identity, tuple[bool, asyncio.TimerHandle]] = {}
         self._ends: asyncio.Queue[End | BaseException] = asyncio.Queue()
-        self._waiting: dict[Identity, asyncio.Future[End]] = {}
+        self._halted: set[RunId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -93,9 +78,6 @@ class KubernetesBackend:
         """Nothing more can be learnt: whoever waits for an end, now or later, gets the reason."""
         self._failure = error
         self._ends.put_nowait(error)
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(error)
 
     async def launch(self, order: Order) -> None:
         """Have the Job of one experiment. Idempotent: a second call, also of another engineer, finds the first's.
@@ -104,12 +86,15 @@ class KubernetesBackend:
 
         Raises:
             Conflict: a Job of that name measures something else.
+            Halted: its run was halted.
             Permanent: the server refuses the Job.
             Transient: it did not answer, or a quota is exhausted.
         """
         if self._failure is not None:
             raise self._failure
         identity = order.identity
+        if identity.run in self._halted:
+            raise Halted(f"run {identity.run} was halted before {identity}")
         self._done.discard(identity)
         self._open.add(identity)  # before the Job exists, so that nothing about its pods is missed
         try:
@@ -145,35 +130,17 @@ class KubernetesBackend:
         await self._client.delete_job(identity.name)
 
     async def halt(self, run: RunId) -> None:
-        """Remove all Jobs of a run with their pods at once; their ends are not reported.
+        """Remove all Jobs of a run with their pods at once, and any that shows later; their ends are not reported.
 
         Raises:
             Permanent, Transient: as for `launch`.
         """
-        for identity in list(self._open):
-            if identity.run == run:
-                self._resolve(End(identity, "infrastructure", f"run {run} was halted"), report=False)
-        await self._client.delete_jobs(f"{SELECTOR},{RUN_LABEL}={run}")
-
-    async def evaluate(self, experiment: Experiment) -> Outcome:
-        """Run one experiment to its outcome; cancelling removes its Job.
-
-        Raises:
-            Refused: its id names no run, candidate, stage, seed and try.
-            Permanent, Transient: as for `launch`.
-        """
-        order = await self._depot.order(experiment)
-        end = self._waiting[order.identity] = asyncio.get_running_loop().create_future()
-        try:
-            await self.launch(order)
-            found = await end
-        finally:
-            self._waiting.pop(order.identity, None)
-            self._forget(order.identity)
-            await asyncio.shield(self._remove(order.identity))
-        if found.reason is None:
-            return await self._depot.result(order.identity)
-        return Failed(found.reason, found.message, found.measured, found.wall_seconds)
+        self._halted.add(run)
+        halted = [identity for identity in self._open if identity.run == run]
+        for identity in halted:
+            self._forget(identity)
+        if halted:  # a run that was halted long ago costs no request
+            await self._client.delete_jobs(f"{SELECTOR},{RUN_LABEL}={run}")
 
     async def close(self) -> None:
         """Stop watching; the Jobs go on. Idempotent."""
@@ -218,6 +185,10 @@ class KubernetesBackend:
     async def _on_job(self, job: Manifest) -> None:
         identity = identity_of(job)
         if identity is None or identity in self._done:
+            return
+        if identity.run in self._halted:
+            self._forget(identity)
+            self._spawn(self._remove(identity))
             return
         self._open.add(identity)
         if is_ended(job):
@@ -286,15 +257,10 @@ class KubernetesBackend:
         except EvolventError as error:
             log.warning("a Job that was given up stays until its deadline", job=identity.name, error=str(error))
 
-    def _resolve(self, end: End, *, report: bool = True) -> None:
-        """An experiment ends once; a waiting caller gets the end instead of the stream."""
-        if end.identity not in self._open:
-            return
-        self._forget(end.identity)
-        waiting = self._waiting.get(end.identity)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(end)
-        elif report:
+    def _resolve(self, end: End) -> None:
+        """An experiment ends once."""
+        if end.identity in self._open:
+            self._forget(end.identity)
             self._ends.put_nowait(end)
 
     def _forget(self, identity: Identity) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_engineer.kubernetes.manifests import CANDIDATE, EVALUATOR, WALL_ANNOTATION, Manifest
+from evolvent_engineer.kubernetes.manifests import CANDIDATE, EVALUATOR, NOBODYS_FAULT, WALL_ANNOTATION, Manifest
 from evolvent_schemas.values import FailureReason
 
 _STUCK = frozenset(
@@ -139,6 +139,8 @@ def _precedence(found: _Exit) -> tuple[bool, str, bool]:
 def _exit(found: _Exit, story: str) -> Blamed:
     message = f"{found.container} ended with exit code {found.code} ({found.reason}); {story}"
     measured = {"exit_code": float(found.code)}
+    if found.code == NOBODYS_FAULT:
+        return "infrastructure", message, measured
     if found.container == CANDIDATE:
         return ("memory_limit" if found.reason == "OOMKilled" else "crashed"), message, measured
     return ("evaluator_crashed" if found.container == EVALUATOR else "infrastructure"), message, measured

@@ -52,7 +52,12 @@ class Identity:
         return cls(labels[RUN_LABEL], labels["evolvent/candidate"], labels["evolvent/stage"], seed, attempt)
 
     def __str__(self) -> str:
-        return f"{self.run}-{self.candidate}.{self.stage}.{self.seed}.{self.attempt}"
+        return f"{self.run}-{self.key}"
+
+    @property
+    def key(self) -> str:
+        """What follows the run in the subjects of the experiment's facts."""
+        return f"{self.candidate}.{self.stage}.{self.seed}.{self.attempt}"
 
     @property
     def name(self) -> str:

@@ -11,6 +11,8 @@ Manifest = dict[str, Any]
 CANDIDATE = "candidate"
 EVALUATOR = "evaluator"
 FETCH = "fetch"
+NOBODYS_FAULT = 75
+"""Exit code of a container that could not do its part through no fault of the program or the task (EX_TEMPFAIL)."""
 DIGEST_ANNOTATION = "evolvent/manifest"
 WALL_ANNOTATION = "evolvent/wall-seconds"
 GPU = "nvidia.com/gpu"
@@ -152,17 +154,23 @@ def _fetch(order: Order, settings: ClusterSettings) -> Manifest:
 
 
 def _evaluator(order: Order, settings: ClusterSettings) -> Manifest:
-    """The trusted side: it has the task and the key, and no GPU."""
+    """The trusted side: it has the task, the program's text and the key, and no GPU. It never runs the program."""
     env = {
         "EVOLVENT_NATS_URL": settings.nats_url,
+        "EVOLVENT_BUNDLE": order.bundle,
+        "EVOLVENT_PROGRAM": order.program,
         "EVOLVENT_EXPERIMENT": str(order.identity),
+        "EVOLVENT_SPEC": canonical(order.spec.model_dump(mode="json")).decode(),
         "EVOLVENT_STAGE": canonical(order.stage.model_dump(mode="json")).decode(),
         "EVOLVENT_METRIC": order.metric,
         "EVOLVENT_SEED": str(order.identity.seed),
+        "EVOLVENT_SANDBOX": settings.sandbox,
+        "EVOLVENT_SIGNING_KEY": order.key,
         "NVIDIA_VISIBLE_DEVICES": "void",
     }
     mounts = [
         _mount("task", "/task", read_only=True),
+        _mount("program", "/program", read_only=True),
         _mount("socket", "/socket"),
         _mount("evaluator-tmp", "/tmp"),  # noqa: S108 - the container's own, and the only place it can write
         _credentials(),
@@ -173,14 +181,13 @@ def _evaluator(order: Order, settings: ClusterSettings) -> Manifest:
 
 
 def _candidate(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
-    """The sandbox: it has the program and the GPU, and neither the task nor a key."""
+    """The sandbox: it has the GPU, gets the program through the socket, and has neither the task nor a key."""
     env = {
         "EVOLVENT_SPEC": canonical(order.spec.model_dump(mode="json")).decode(),
-        "EVOLVENT_LIMITS": canonical(order.stage.limits.model_dump(mode="json")).decode(),
         "EVOLVENT_PROFILE": order.stage.profile,
+        "EVOLVENT_SANDBOX": settings.sandbox,
     }
     mounts = [
-        _mount("program", "/program", read_only=True),
         _mount("socket", "/socket"),
         _mount("candidate-tmp", "/tmp"),  # noqa: S108
         _mount("candidate-shm", "/dev/shm"),  # noqa: S108

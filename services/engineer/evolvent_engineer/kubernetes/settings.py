@@ -1,9 +1,9 @@
 """What a cluster must be told, and what one experiment asks of it."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evolvent.errors import Refused
@@ -31,6 +31,11 @@ class ClusterSettings(BaseSettings):
     nats_url: str = "nats://nats.evolvent.svc.cluster.local:4222"
     credentials: str = "experiment-credentials"
     """Secret that only the fetching and the evaluating container mount."""
+    signing_secret: SecretStr = Field(min_length=32)
+    """Shared by all engineers, and by nobody else: the key of each experiment's result is derived from it."""
+    sandbox: Literal["T2", "T3"] = "T2"
+    """What holds a program within its container. Under a runtime without landlock (gVisor) only T3 is to be had: the
+    pod remains the boundary, and two sandboxes of one experiment are apart only by process, folder and user."""
     service_account: str = "experiment"
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -74,6 +79,8 @@ class Order:
     spec: ProgramSpec
     stage: Stage
     metric: str
+    key: str = field(repr=False)
+    """Private key of this experiment's result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,79 @@
+"""Runs a pod's containers as processes of this machine, from the manifest alone."""
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Manifest = dict[str, Any]
+VOLUMES = ("task", "program", "socket", "credentials")
+_PASSED = ("PATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+class Kubelet:
+    """Init containers one after the other, the others together; what a container of a pod mounts, all of it see.
+
+    A folder stands for the pod's root, each container's `/tmp` apart; `started` counts pods by their Job.
+    """
+
+    def __init__(self, folder: Path, credentials: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.started: list[str] = []
+        self.codes: list[dict[str, int]] = []
+        self._credentials = credentials
+        self._numbers = itertools.count()
+
+    async def __call__(self, pod: Manifest) -> Mapping[str, int]:
+        self.started.append(pod["metadata"]["labels"]["job-name"])
+        root = self._root()
+        spec = pod["spec"]
+        codes = {}
+        for container in spec["initContainers"]:
+            codes |= await self._run([container], root)
+        if not any(codes.values()):
+            codes |= await self._run(spec["containers"], root)
+        self.codes.append(codes)
+        return {container["name"]: codes.get(container["name"], 1) for container in spec["containers"]}
+
+    def _root(self) -> Path:
+        """Short, for a socket's path may take 107 bytes."""
+        root = self.folder / str(next(self._numbers))
+        for name in VOLUMES:
+            (root / name).mkdir(parents=True)
+        for name, text in self._credentials.items():
+            (root / "credentials" / name).write_text(text)
+        return root
+
+    async def _run(self, containers: list[Manifest], root: Path) -> dict[str, int]:
+        processes: dict[str, asyncio.subprocess.Process] = {}
+        try:
+            for container in containers:
+                processes[container["name"]] = await self._start(container, root)
+            return {name: await process.wait() for name, process in processes.items()}
+        finally:
+            for process in processes.values():
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    await process.wait()
+
+    async def _start(self, container: Manifest, root: Path) -> asyncio.subprocess.Process:
+        own = root / container["name"]
+        own.mkdir()
+        for name in VOLUMES:
+            if any(mount["mountPath"] == f"/{name}" for mount in container["volumeMounts"]):
+                (own / name).symlink_to(root / name)
+        environment = {item["name"]: item["value"] for item in container["env"]} | {"EVOLVENT_POD_ROOT": str(own)}
+        passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        program, *arguments = container["command"]
+        assert "python" == program
+        with (root / f"{container['name']}.log").open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, env=passed | environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def logs(self) -> str:
+        return "\n".join(f"{path}:\n{path.read_text()}" for path in sorted(self.folder.glob("*/*.log")))
