@@ -37,7 +37,8 @@ test: lint
 	$(BIN)/python -m pytest
 
 soak: develop
-	$(BIN)/python -m tests.chaos.soak
+	$(BIN)/python -m tests.chaos.soak 1 2
+	$(BIN)/python -m pytest -m soak
 
 generate: develop
 	$(BIN)/python -m evolvent_schemas.generate

@@ -2,6 +2,7 @@
 
 EvolventError
 ├── Transient            retried after `delay`, by JetStream and by nothing else
+│   └── BrokenOff        a call that may have been paid for
 ├── Permanent            terminated; the round ends as `handling.failed`
 │   ├── Conflict         the subject holds another fact
 │   ├── Diverged         the same decision came out differently
@@ -28,6 +29,10 @@ class Transient(EvolventError):
     def __init__(self, message: str, *, delay: float = 1.0) -> None:
         super().__init__(message)
         self.delay = delay
+
+
+class BrokenOff(Transient):
+    """A call was sent and no whole answer came: it may have been paid for."""
 
 
 class Permanent(EvolventError):

@@ -26,6 +26,7 @@ from evolvent.cli.app import (
     settings_for,
 )
 from evolvent.embedded import HomeTaken, embedded
+from evolvent.ending import end
 from evolvent.errors import EvolventError
 from evolvent.hosting import HostGone, attached, host_gone, hosting, reading
 from evolvent.models.settings import ModelSettings
@@ -168,9 +169,7 @@ class _Search:
             errors.print(f"\nstopped; nothing is lost, go on with: evolvent run {self.run}", markup=False)
             return 130
         finally:
-            for waiting in (watching, stopping, roles):
-                waiting.cancel()
-            await asyncio.gather(watching, stopping, roles, return_exceptions=True)
+            await end(watching, stopping, roles)
 
     async def _begin(self, platform: Platform) -> None:
         if self.plan is not None:

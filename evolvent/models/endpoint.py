@@ -9,9 +9,9 @@ import httpx2
 import openai
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from evolvent.errors import EvolventError, Permanent
+from evolvent.errors import BrokenOff, EvolventError, Permanent
 from evolvent.models.answers import ModelRequest
-from evolvent.models.faults import DEFAULT_DELAY, BrokenOff, classified, lacking
+from evolvent.models.faults import DEFAULT_DELAY, classified, lacking
 from evolvent.models.settings import ModelSettings
 from evolvent_schemas.values import canonical
 

@@ -9,7 +9,7 @@ import httpx2
 import openai
 
 from evolvent import clock
-from evolvent.errors import EvolventError, Permanent, Transient
+from evolvent.errors import BrokenOff, EvolventError, Permanent, Transient
 
 DEFAULT_DELAY = 5.0
 """Seconds until the next try where the endpoint names none."""
@@ -24,10 +24,6 @@ _SHOWN = 500
 """Characters of an endpoint's own message that are repeated in ours."""
 
 _NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
-
-
-class BrokenOff(Transient):
-    """The call was sent and no whole answer came: it may have been paid for."""
 
 
 OPTIONAL = {

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pydantic import Field
 
 from evolvent.clock import new_id
-from evolvent.errors import GrantExceeded, Permanent, Transient
-from evolvent.models.faults import BrokenOff
+from evolvent.errors import BrokenOff, GrantExceeded, Permanent, Transient
 from evolvent.shared import Shared
 from evolvent_schemas import subjects
 from evolvent_schemas.values import Cost, Grant, RoundId, RunId, Value

@@ -199,7 +199,7 @@ class RunSettings(Value):
     width: int = Field(default=1, ge=1, le=64)
     budget: Budget = Budget()
     sampler: Literal["random", "greedy", "ucb1"] = "ucb1"
-    proposer: Literal["operators", "llm", "external"] = "operators"
+    proposer: Literal["operators", "llm"] = "operators"
     models: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
         default=(), max_length=32
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from evolvent.errors import GrantExceeded, Permanent, Refused, Transient
+from evolvent.errors import BrokenOff, GrantExceeded, Permanent, Refused, Transient
 from evolvent.models import (
     Message,
     ModelAnswer,
@@ -24,7 +24,6 @@ from evolvent.models import (
     wanted,
 )
 from evolvent.models.client import Models
-from evolvent.models.faults import BrokenOff
 from evolvent_schemas.values import Grant, Value, sha256
 from tests.models.scripted import Cuts, Fails, Hangs, Refuses, Says, Server, Streams, chunk, says_json, scripted
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolvent.errors import GrantExceeded, Permanent, Transient
-from evolvent.models.faults import BrokenOff
+from evolvent.errors import BrokenOff, GrantExceeded, Permanent, Transient
 from evolvent.models.limiter import Levels, SharedLimiter, _taken
 from evolvent.models.purse import Allowance, Purse, Purses
 from evolvent.platform import Platform, open_platform

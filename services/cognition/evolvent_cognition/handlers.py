@@ -30,7 +30,7 @@ from evolvent_schemas.values import Retrieved, canonical
 RELEVANT = 3
 """Items and lessons that a design is given because they fit its parents."""
 OVERLOOKED = 2
-"""Items it is given because fewest candidates lean on them: relevance alone would show the same few for ever."""
+"""Items it is given because they were shown least: relevance alone would show the same few for ever."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Cognition:
             return KnowledgeRetrieved(
                 run=sampled.run,
                 round=sampled.round,
-                queries=(*queries, "the items that fewest candidates lean on"),
+                queries=(*queries, "the items that were shown least"),
                 found=(*found, *_overlooked(items, memory, found, query=len(queries))),
                 documents=memory.documents,
             )
@@ -99,11 +99,11 @@ async def on_proposed(cause: Record[CandidateProposed], memory: Memory, effects:
 def _overlooked(
     items: Sequence[Document], memory: Memory, found: Sequence[Retrieved], *, query: int
 ) -> list[Retrieved]:
-    """Choose the items cited least, the first ingested first; the score is one over the citations and one."""
+    """Choose the items shown least, the first ingested first; the score is one over the times and one."""
     shown = {retrieved.id for retrieved in found}
-    ranked = sorted(items, key=lambda item: (memory.cited.get(item.id, 0), item.ordinal))
+    ranked = sorted(items, key=lambda item: (memory.shown.get(item.id, 0), item.ordinal))
     return [
-        Retrieved(**item.model_dump(exclude={"ordinal"}), score=1 / (1 + memory.cited.get(item.id, 0)), query=query)
+        Retrieved(**item.model_dump(exclude={"ordinal"}), score=1 / (1 + memory.shown.get(item.id, 0)), query=query)
         for item in ranked
         if item.id not in shown
     ][:OVERLOOKED]

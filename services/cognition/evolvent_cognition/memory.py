@@ -1,5 +1,7 @@
 """Cognition's state: what can be retrieved, and what has been proposed before."""
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from evolvent.folds import Fold, Map, State, empty
@@ -11,9 +13,10 @@ from evolvent_schemas import (
     ContextSampled,
     Fact,
     KnowledgeIngested,
+    KnowledgeRetrieved,
     RunStarted,
 )
-from evolvent_schemas.values import Digest, Lesson, Program, RunSettings, Value
+from evolvent_schemas.values import Digest, Lesson, Program, Retrieved, RunSettings, Value
 
 
 class Batch(Value):
@@ -46,8 +49,8 @@ class Memory(State):
     """First candidate with each fingerprint."""
     unscreened: dict[str, Program] = Field(default_factory=dict)
     """Those of the open rounds, in log order: the first of equal programs is the new one. A `Map` keeps no order."""
-    cited: Map[str, int] = Field(default_factory=empty)
-    """How many candidates lean on each item or lesson."""
+    shown: Map[str, int] = Field(default_factory=empty)
+    """In how many rounds each item or lesson was retrieved."""
     about: Map[str, str] = Field(default_factory=empty)
     """What each candidate tried and what came of it, in words to search with."""
 
@@ -60,8 +63,9 @@ def step(memory: Memory, record: Record[Fact]) -> Memory:
         case KnowledgeIngested(items=items, count=count):
             batch = Batch(first=memory.documents, items=items, count=count)
             return memory.evolve(batches=(*memory.batches, batch), documents=memory.documents + count)
-        case CandidateProposed(candidate=candidate, program=program, motivation=motivation) as proposed:
-            memory = _cited(memory, proposed.cited)
+        case KnowledgeRetrieved(found=found):
+            return _shown(memory, found)
+        case CandidateProposed(candidate=candidate, program=program, motivation=motivation):
             return memory.evolve(
                 unscreened={**memory.unscreened, candidate: program},
                 about=memory.about.insert(candidate, motivation),
@@ -74,11 +78,11 @@ def step(memory: Memory, record: Record[Fact]) -> Memory:
             return memory
 
 
-def _cited(memory: Memory, names: tuple[str, ...]) -> Memory:
-    cited = memory.cited
-    for name in names:
-        cited = cited.insert(name, cited.get(name, 0) + 1)
-    return memory.evolve(cited=cited)
+def _shown(memory: Memory, found: Sequence[Retrieved]) -> Memory:
+    shown = memory.shown
+    for one in found:
+        shown = shown.insert(one.id, shown.get(one.id, 0) + 1)
+    return memory.evolve(shown=shown)
 
 
 def _screened(memory: Memory, screened: CandidateScreened) -> Memory:
@@ -99,8 +103,16 @@ def _learned(memory: Memory, analyzed: CandidateAnalyzed) -> Memory:
 
 FOLD = Fold(
     name="memory",
-    version=2,
+    version=3,
     state=Memory,
-    facts=(RunStarted, KnowledgeIngested, ContextSampled, CandidateProposed, CandidateScreened, CandidateAnalyzed),
+    facts=(
+        RunStarted,
+        KnowledgeIngested,
+        ContextSampled,
+        KnowledgeRetrieved,
+        CandidateProposed,
+        CandidateScreened,
+        CandidateAnalyzed,
+    ),
     step=step,
 )

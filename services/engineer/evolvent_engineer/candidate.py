@@ -96,6 +96,8 @@ def _load(files: Mapping[str, str], entry: str, seed: int) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     random.seed(seed)
     numpy.random.seed(seed % 2**32)  # noqa: NPY002  programs that use the old interface repeat as well
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(seed)
     name = Path(entry).stem
     spec = importlib.util.spec_from_file_location(name, Path.cwd() / entry)
     assert spec is not None

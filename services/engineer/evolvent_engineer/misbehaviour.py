@@ -72,7 +72,7 @@ def _replaced(value: Any, real: float, whole: float) -> Any:
                 return [walk(each) for each in inner]
             case np.ndarray() if inner.dtype.kind in "iufc":
                 found.append(True)
-                return np.full(inner.shape, real if inner.dtype.kind in "fc" else whole)
+                return np.full(inner.shape, real if inner.dtype.kind in "fc" else whole, inner.dtype)
             case bool() | str() | bytes() | None:
                 return inner
             case _:

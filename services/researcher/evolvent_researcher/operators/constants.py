@@ -20,8 +20,11 @@ def mutate_constants(rng: Random, draft: Draft) -> Change | None:
     if not found:
         return None
     count = rng.choices((1, 2, 3), weights=(6, 3, 1))[0]
-    weights = [weight for _, weight in found]
-    return Change("Change the constants " + ", ".join(change(rng, n) for n, _ in rng.choices(found, weights, k=count)))
+    chosen = []
+    for _ in range(min(count, len(found))):
+        place = rng.choices(range(len(found)), [weight for _, weight in found])[0]
+        chosen.append(found.pop(place)[0])
+    return Change("Change the constants " + ", ".join(change(rng, node) for node in chosen))
 
 
 def change(rng: Random, node: ast.Constant) -> str:
