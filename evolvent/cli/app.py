@@ -64,7 +64,7 @@ def emit_line(value: Any) -> None:
 
 def main() -> None:
     """Enter the command line."""
-    from evolvent.cli import audit, doctor, read, report, run, speak, tasks  # noqa: F401 - each registers its commands
+    from evolvent.cli import audit, deploy, doctor, read, report, run, speak, tasks  # noqa: F401 - each registers its commands
 
     telemetry.only_errors()
     app()

@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from evolvent import acl
 from evolvent.provision import ROLES
 from evolvent.settings import Settings
 from evolvent_engineer.kubernetes.manifests import experiment_job
@@ -87,6 +88,11 @@ def rendered(overlay: str) -> list[Manifest]:
 
 def of_kind(overlay: str, kind: str) -> list[Manifest]:
     return [found for found in rendered(overlay) if found["kind"] == kind]
+
+
+def settings_map(overlay: str) -> Manifest:
+    (found,) = [each for each in of_kind(overlay, "ConfigMap") if "evolvent-settings" == each["metadata"]["name"]]
+    return found
 
 
 def deployments(overlay: str) -> dict[str, Manifest]:
@@ -219,17 +225,52 @@ def test_secrets_are_referred_to_and_never_rendered(overlay: str) -> None:
         (container,) = pod(found)["containers"]
         for item in container["env"]:
             assert "value" not in item
-            assert "secretKeyRef" in item["valueFrom"] or "ROLE" == item["name"]
+            assert "secretKeyRef" in item["valueFrom"] or item["name"] in ("ROLE", "EVOLVENT_NATS_USER")
+
+
+@every_overlay
+def test_every_role_is_its_own_user_on_the_bus(overlay: str) -> None:
+    for role, found in deployments(overlay).items():
+        (container,) = pod(found)["containers"]
+        env = {item["name"]: item["valueFrom"] for item in container["env"]}
+        assert {"name": "nats-passwords", "key": role} == env["EVOLVENT_NATS_PASSWORD"]["secretKeyRef"]
+        assert "metadata.labels['app.kubernetes.io/component']" == env["EVOLVENT_NATS_USER"]["fieldRef"]["fieldPath"]
+
+
+@every_overlay
+def test_the_accounts_are_those_of_the_catalogue(overlay: str) -> None:
+    """Written anew by: evolvent deploy accounts > k8s/base/platform/accounts.conf"""
+    (found,) = [each for each in of_kind(overlay, "ConfigMap") if "nats-accounts" == each["metadata"]["name"]]
+    assert acl.render() == found["data"]["accounts.conf"]
+
+
+@pytest.mark.parametrize("values", ["nats.yaml", "nats-local.yaml"])
+def test_nats_is_given_a_password_for_every_user(values: str) -> None:
+    env = yaml.safe_load((K8S / "values" / values).read_text())["container"]["env"]
+    given = {name: one["valueFrom"]["secretKeyRef"]["key"] for name, one in env.items() if "GOMEMLIMIT" != name}
+    assert {acl.variable(user): user for user in acl.USERS} == given
+
+
+@every_overlay
+def test_streams_are_made_by_a_job_that_is_the_provisioner(overlay: str) -> None:
+    (job,) = of_kind(overlay, "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert ["evolvent", "deploy", "provision"] == container["command"]
+    assert "provisioner" == container["env"][0]["value"]
+    assert "" == validation.restricted(job["spec"]["template"]["spec"])
 
 
 @every_overlay
 def test_every_setting_of_an_experiment_is_one_the_engineer_knows(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (found,) = of_kind(overlay, "ConfigMap")
+    found = settings_map(overlay)
     prefix = "EVOLVENT_EXPERIMENT_"
     given = {key: value for key, value in found["data"].items() if key.startswith(prefix)}
     assert {key.removeprefix(prefix).lower() for key in given} <= set(ClusterSettings.model_fields)
+    secrets = {item["name"] for item in pod(deployments(overlay)["engineer"])["containers"][0]["env"]}
+    assert {"EVOLVENT_EXPERIMENT_SIGNING_SECRET"} == {name for name in secrets if name.startswith(prefix)}
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_SIGNING_SECRET", "x" * 64)
     for key, value in given.items():
         monkeypatch.setenv(key, value)
     settings = ClusterSettings()
@@ -262,7 +303,7 @@ def test_the_log_is_kept_three_times_and_synced_before_it_is_acknowledged() -> N
     config = values["config"]
     assert {"enabled": True, "replicas": 3} == config["cluster"]
     assert "always" == config["jetstream"]["merge"]["sync_interval"]
-    (settings,) = of_kind("cluster", "ConfigMap")
+    settings = settings_map("cluster")
     assert "3" == settings["data"]["EVOLVENT_REPLICAS"]
 
 
@@ -270,7 +311,7 @@ def test_the_log_may_not_outgrow_its_disk() -> None:
     """A stream that fills the disk stops the server; one that meets its own limit stops its writers."""
     values = yaml.safe_load((K8S / "values" / "nats.yaml").read_text())
     size = values["config"]["jetstream"]["fileStore"]["pvc"]["size"]
-    (settings,) = of_kind("cluster", "ConfigMap")
+    settings = settings_map("cluster")
     assert int(settings["data"]["EVOLVENT_LOG_MAX_BYTES"]) <= 0.8 * int(size.removesuffix("Gi")) * 2**30
 
 
