@@ -28,8 +28,13 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture
-async def server(cluster: Cluster) -> AsyncIterator[ApiServer]:
-    async with ApiServer(cluster, rate=RATE) as found:
+def rate() -> float:
+    return RATE
+
+
+@pytest.fixture
+async def server(cluster: Cluster, rate: float) -> AsyncIterator[ApiServer]:
+    async with ApiServer(cluster, rate=rate) as found:
         yield found
 
 

@@ -58,7 +58,7 @@ class Kubelet:
         self._started: set[str] = set()
         self._stopping: set[str] = set()
         self._numbers: Counter[str] = Counter()
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         cluster.store.listen(self._on_change)
 
     def _on_change(self, change: Change) -> None:
@@ -103,7 +103,7 @@ class Kubelet:
         self._save(pod)
         if script.run is not None:
             task = asyncio.get_running_loop().create_task(self._really_run(namespace, name, script))
-            self._running[namespace, name] = task
+            self._tasks[namespace, name] = task
             return
         self._cluster.clock.call_later(script.seconds, lambda: self._finish(namespace, name, script))
 
@@ -146,7 +146,7 @@ class Kubelet:
         self._end(pod, {c["name"]: script.code(c["name"]) for c in pod["spec"]["containers"]}, script)
 
     def _stop(self, namespace: str, name: str) -> None:
-        if (task := self._running.pop((namespace, name), None)) is not None:
+        if (task := self._tasks.pop((namespace, name), None)) is not None:
             task.cancel()
         pod = self._load(namespace, name)
         if pod is not None:
