@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from evolvent import runs
-from evolvent.cli import lines
+from evolvent.cli import lines, progress
 from evolvent.cli.app import (
     DEFAULT_HOME,
     FAILED,
@@ -224,24 +224,29 @@ def why(
 
 @app.command()
 def watch(run: Run = None, home: Home = DEFAULT_HOME) -> None:
-    """Follow a run, a line per round, until it ends."""
+    """Follow a run, a line per round and now and then one per long experiment, until it ends."""
 
     async def work() -> int:
         async with reading(settings_for(home)) as platform:
             name = run or await runs.latest(platform)
             await runs.settings_of(platform, name)
-            summary = Summary()
-            filters = [*FOLD.filters(name), filter_for(HandlingFailed, name)]
-            async for record in platform.log("user").follow(filters):
-                summary = FOLD.advance(summary, record)
-                lines.show(record, summary)
-                if isinstance(record.fact, RunFinished):
-                    path = await write_program(platform, name, summary.best) if summary.best else None
-                    lines.ending(record.fact, summary, str(path) if path else None)
-                    return FAILED if record.fact.state == "failed" else OK
-        return OK
+            async with progress.shown(platform, name):
+                return await _watch(platform, name)
 
     perform(work())
+
+
+async def _watch(platform: Platform, name: str) -> int:
+    summary = Summary()
+    filters = [*FOLD.filters(name), filter_for(HandlingFailed, name)]
+    async for record in platform.log("user").follow(filters):
+        summary = FOLD.advance(summary, record)
+        lines.show(record, summary)
+        if isinstance(record.fact, RunFinished):
+            path = await write_program(platform, name, summary.best) if summary.best else None
+            lines.ending(record.fact, summary, str(path) if path else None)
+            return FAILED if record.fact.state == "failed" else OK
+    return OK
 
 
 @app.command()
