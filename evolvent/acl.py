@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 
 from evolvent import artifacts, log
-from evolvent.provision import ROLES, streams
+from evolvent.provision import RESULT_STREAM, ROLES, streams
 from evolvent.settings import Settings
 from evolvent_schemas import FACTS, Fact, filter_for, subjects
 
@@ -69,7 +69,8 @@ def _stored(user: str) -> list[str]:
 
 def _read(user: str) -> list[str]:
     """List what reading takes: single messages of every stream, and tails of the log."""
-    tails = [f"$JS.API.CONSUMER.{call}.{log.STREAM}.*" for call in ("CREATE", "MSG.NEXT", "DELETE")]
+    tailed = (log.STREAM, RESULT_STREAM) if user == "engineer" else (log.STREAM,)
+    tails = [f"$JS.API.CONSUMER.{call}.{name}.*" for name in tailed for call in ("CREATE", "MSG.NEXT", "DELETE")]
     looks = [] if user in ROLES else [f"$JS.API.CONSUMER.INFO.{log.STREAM}.*", "$JS.API.INFO"]
     names = [stream["name"] for stream in streams(Settings())]
     single = [f"$JS.API.{call}.{name}" for name in names for call in ("STREAM.INFO", "STREAM.MSG.GET")]

@@ -18,6 +18,7 @@ import typer
 from evolvent import checks, log
 from evolvent.checks import Check, Look, Verdict
 from evolvent.cli.app import DEFAULT_HOME, FAILED, OK, Home, Json, app, console, emit, perform, settings_for
+from evolvent.cli.cluster import Target, examine
 from evolvent.cli.tasks import Unsafe, document, passed, show
 from evolvent.embedded import binary
 from evolvent.errors import EvolventError, Refused, Rejected, Unreachable
@@ -43,6 +44,9 @@ PATIENCE = 3.0
 def doctor(
     home: Home = DEFAULT_HOME,
     repair: Annotated[bool, typer.Option(help="Bring streams and consumers to what they should be.")] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Look at the cluster that KUBECONFIG names instead of at this machine.")
+    ] = False,
     allow_unsafe_sandbox: Unsafe = False,
     as_json: Json = False,
 ) -> None:
@@ -50,8 +54,9 @@ def doctor(
     settings = settings_for(home, allow_unsafe_sandbox=allow_unsafe_sandbox or None)
 
     async def work() -> int:
-        found = await asyncio.to_thread(lambda: list(_local(settings)))
-        found += await _server(settings, repair=repair)
+        look = examine(Target()) if cluster else _local(settings)
+        found = await asyncio.to_thread(lambda: list(look))
+        found += await _server(settings, repair=repair, cluster=cluster)
         if as_json:
             emit(document(found))
         else:
@@ -171,8 +176,10 @@ def _extra(name: str, extra: str) -> Check:
         return Check(name, "ok", "installed")
 
 
-async def _server(settings: Settings, *, repair: bool) -> list[Check]:
+async def _server(settings: Settings, *, repair: bool, cluster: bool) -> list[Check]:
     """Check the server, if there is to be one: reachable, its streams and consumers as described, room in the log."""
+    if settings.nats_url is None and cluster:
+        return [Check("server", "fail", "no bus is named", "set EVOLVENT_NATS_URL, EVOLVENT_NATS_USER and _PASSWORD")]
     if settings.nats_url is None and not _holders(settings.home / "lock"):
         return [Check("server", "ok", "none runs; `evolvent run` starts one")]
     try:

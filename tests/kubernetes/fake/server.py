@@ -105,7 +105,7 @@ class ApiServer:
         if (document := discovery(request.path)) is not None:
             return _json(200, document)
         if request.path == _REVIEW:
-            return await self._review(request)
+            return await self._review(request, user)
         found = target(request.path)
         _authorise(user, request.method, found)
         verb = _verb(request, found)
@@ -118,11 +118,13 @@ class ApiServer:
         reply = await handler(self, request, found)
         return _json(reply.code, reply.body, _warnings(reply.warnings))
 
-    async def _review(self, request: web.Request) -> web.Response:
+    async def _review(self, request: web.Request, user: str) -> web.Response:
         body = await _body(request)
+        verb = body["spec"].get("resourceAttributes", {}).get("verb")
+        allowed = user == "admin" or (user == "limited" and verb in ("get", "list", "watch"))
         item = body | {"metadata": {}}
         shown = self.cluster.store.preview(ACCESS_REVIEWS, item, _manager(request), item)
-        return _json(201, shown | {"status": {"allowed": True}})
+        return _json(201, shown | {"status": {"allowed": allowed}})
 
     async def _watch(self, request: web.Request, found: Target, cut: float | None) -> web.StreamResponse:
         task = asyncio.current_task()
