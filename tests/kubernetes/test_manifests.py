@@ -1,5 +1,6 @@
 """What the engineer asks of a cluster, whole."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from evolvent.errors import Refused
 from evolvent_engineer.kubernetes.identity import Identity
 from evolvent_engineer.kubernetes.manifests import experiment_job, identity_of
 from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
-from tests.kubernetes.orders import order, settings
+from tests.kubernetes.orders import SECRET, order, settings
 
 EXPECTED = Path(__file__).parent / "expected"
 VERSIONS = ("1.31", "1.34", "1.36", "1.37")
@@ -81,6 +82,16 @@ def test_only_the_evaluator_has_the_key_and_no_annotation_repeats_it() -> None:
     assert key not in repr(PLAIN[0])
 
 
+@pytest.mark.parametrize(
+    ("more", "tier"),
+    [({}, "T3"), ({"runtime_class": None}, "T2"), ({"runtime_class": "kata"}, "T2"), ({"sandbox": "T2"}, "T2")],
+)
+def test_the_sandbox_within_is_what_the_runtime_can_give(more: dict[str, Any], tier: str) -> None:
+    found = containers(experiment_job(order(), settings(**more)))
+    for name in ("evaluator", "candidate"):
+        assert {"name": "EVOLVENT_SANDBOX", "value": tier} in found[name]["env"]
+
+
 def test_only_the_candidate_has_a_gpu() -> None:
     found = {
         name
@@ -142,7 +153,7 @@ identities = st.builds(
 @given(identities)
 def test_a_name_is_a_dns_label_and_labels_lead_back(identity: Identity) -> None:
     plain: Order = PLAIN[0]
-    job = experiment_job(Order(identity, plain.bundle, plain.program, plain.spec, plain.stage, "score"), settings())
+    job = experiment_job(replace(plain, identity=identity), settings())
     name = job["metadata"]["name"]
     assert len(name) <= 55
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -169,6 +180,7 @@ def test_unknown_settings_are_refused() -> None:
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_IMAGE", "registry.example/e@sha256:1")
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_SIGNING_SECRET", SECRET)
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_RUNTIME_CLASS", "none")
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_NODE_SELECTOR", '{"gpu": "h100"}')
     found = ClusterSettings()

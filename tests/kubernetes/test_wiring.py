@@ -89,7 +89,9 @@ def others(platform: Platform) -> list[Service[Any]]:
 def engineer(platform: Platform, server: ApiServer, bus: NatsServer) -> Service[Any]:
     """An engineer in this process, on the fake cluster."""
     depot = Depot(platform.wire, platform.artifacts, SECRET)
-    return on_kubernetes(platform, lambda _: Connection(backend(server.url, ADMIN_TOKEN, nats_url=bus.url), depot))
+    return on_kubernetes(
+        platform, lambda _: Connection(backend(server.url, ADMIN_TOKEN, nats_url=bus.url, sandbox="T2"), depot)
+    )
 
 
 @contextlib.asynccontextmanager
@@ -113,6 +115,7 @@ async def engineer_process(
         "EVOLVENT_EXPERIMENT_NAMESPACE": NAMESPACE,
         "EVOLVENT_EXPERIMENT_NATS_URL": bus.url,
         "EVOLVENT_EXPERIMENT_SIGNING_SECRET": SECRET,
+        "EVOLVENT_EXPERIMENT_SANDBOX": "T2",
     }
     with (folder / f"{name}.log").open("wb") as log:
         command = [sys.executable, "-m", "evolvent_engineer"]
@@ -151,7 +154,12 @@ async def begun(platform: Platform, folder: Path = TASK, rounds: int = 2, **opti
 
 
 async def test_a_whole_run_is_measured_in_pods_and_reproduces(
-    platform: Platform, server: ApiServer, bus: NatsServer, kubelet: Kubelet, cluster: Cluster
+    platform: Platform,
+    server: ApiServer,
+    bus: NatsServer,
+    kubelet: Kubelet,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every experiment is one Job whose three containers are processes here; the audit needs no cluster."""
     async with at_work(platform, *others(platform), engineer(platform, server, bus)):
@@ -163,8 +171,9 @@ async def test_a_whole_run_is_measured_in_pods_and_reproduces(
     assert {"T0"} == {fact.tier for fact in completed}
     assert len(completed) == len(kubelet.started) == len(set(kubelet.started))
     assert len(completed) >= 3
-    found = await audit.replay(platform, run, ROLES)
-    assert [] == found.findings
+    for name in ("local", "kubernetes"):
+        monkeypatch.setenv("EVOLVENT_ENGINEER_BACKEND", name)
+        assert [] == (await audit.replay(platform, run, ROLES)).findings
 
 
 async def test_an_engineer_that_is_killed_in_the_middle_of_training_leaves_its_job_to_the_other(
@@ -296,6 +305,34 @@ async def test_an_api_server_that_is_away_delays_a_job_and_loses_none(
         end = await finished(platform, run)
     assert "failed" == end.state
     assert 1 == len(await of_kind(platform, run, ExperimentFailed))
+
+
+async def test_a_program_that_cannot_be_imported_costs_no_job(
+    platform: Platform, server: ApiServer, bus: NatsServer, tmp_path: Path
+) -> None:
+    folder = slow_task(tmp_path / "task")
+    (folder / "baseline" / "program.py").write_text("def other():\n    return 1\n")
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        run = await begun(platform, folder, rounds=1)
+        await finished(platform, run)
+    (failed,) = await of_kind(platform, run, ExperimentFailed)
+    assert ("static_check", "candidate") == (failed.reason, failed.blame)
+    assert 0 == server.requests["create", "jobs"]
+
+
+async def test_a_role_that_can_learn_no_end_any_more_stops(
+    platform: Platform, server: ApiServer, bus: NatsServer
+) -> None:
+    """A supervisor starts it again; one that only looked alive would leave every Job unrecorded."""
+    kubernetes = backend(server.url, ADMIN_TOKEN)
+    depot = Depot(platform.wire, platform.artifacts, SECRET)
+    runner = Runner(platform, on_kubernetes(platform, lambda _: Connection(kubernetes, depot)))
+    working = asyncio.create_task(runner.run())
+    await until(lambda: server.requests["watch", "jobs"])
+    await asyncio.sleep(0.2)
+    kubernetes._fail(KeyError("a bug"))
+    async with asyncio.timeout(10):
+        await working
 
 
 async def test_what_the_cluster_must_be_told_is_named(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

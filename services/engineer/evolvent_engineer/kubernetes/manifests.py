@@ -164,7 +164,7 @@ def _evaluator(order: Order, settings: ClusterSettings) -> Manifest:
         "EVOLVENT_STAGE": canonical(order.stage.model_dump(mode="json")).decode(),
         "EVOLVENT_METRIC": order.metric,
         "EVOLVENT_SEED": str(order.identity.seed),
-        "EVOLVENT_SANDBOX": settings.sandbox,
+        "EVOLVENT_SANDBOX": settings.within,
         "EVOLVENT_SIGNING_KEY": order.key,
         "NVIDIA_VISIBLE_DEVICES": "void",
     }
@@ -185,7 +185,7 @@ def _candidate(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
     env = {
         "EVOLVENT_SPEC": canonical(order.spec.model_dump(mode="json")).decode(),
         "EVOLVENT_PROFILE": order.stage.profile,
-        "EVOLVENT_SANDBOX": settings.sandbox,
+        "EVOLVENT_SANDBOX": settings.within,
     }
     mounts = [
         _mount("socket", "/socket"),

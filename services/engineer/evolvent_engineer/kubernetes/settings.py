@@ -33,9 +33,12 @@ class ClusterSettings(BaseSettings):
     """Secret that only the fetching and the evaluating container mount."""
     signing_secret: SecretStr = Field(min_length=32)
     """Shared by all engineers, and by nobody else: the key of each experiment's result is derived from it."""
-    sandbox: Literal["T2", "T3"] = "T2"
-    """What holds a program within its container. Under a runtime without landlock (gVisor) only T3 is to be had: the
-    pod remains the boundary, and two sandboxes of one experiment are apart only by process, folder and user."""
+    sandbox: Literal["T2", "T3"] | None = None
+    """What holds a program within its container; T3 under gVisor, which has no landlock, and T2 elsewhere.
+
+    With T3 the pod remains the boundary, but the two sandboxes of a training experiment are apart only by process
+    and folder.
+    """
     service_account: str = "experiment"
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -65,6 +68,11 @@ class ClusterSettings(BaseSettings):
     evaluator_memory_mb: int = Field(default=4096, ge=64)
     bundle_mb: int = Field(default=1024, ge=1)
     """Largest unpacked task folder."""
+
+    @property
+    def within(self) -> Literal["T2", "T3"]:
+        """The sandbox within a container."""
+        return self.sandbox or ("T3" if self.runtime_class == "gvisor" else "T2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,10 @@ async def fork_server(
         ServerError: a module of `preload` cannot be imported.
     """
     if (obstacle := tiers.obstacle(sandbox)) is not None:
-        raise Refused(f"sandbox {sandbox} is not to be had in this container: {obstacle}; see README, gVisor")
+        raise Refused(
+            f"sandbox {sandbox} is not to be had in this container: {obstacle}; "
+            "EVOLVENT_EXPERIMENT_SANDBOX=T3 goes on with the pod as the only boundary"
+        )
     root = _root(work)
     settings = Settings(sandbox, profile, tuple(preload), tiers.system(), root, tuple(devices))
     server = await ForkServer.start(settings, work / "server.log")
