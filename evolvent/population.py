@@ -7,7 +7,7 @@ from pydantic import Field
 
 from evolvent.folds import Map, State, empty
 from evolvent_schemas import CandidateAnalyzed, CandidateProposed, CandidateScreened, ContextSampled, Fact, RunStarted
-from evolvent_schemas.values import FailureReason, Program, RunSettings, Value
+from evolvent_schemas.values import BASELINE, FailureReason, Program, RunSettings, Value
 
 ELITE = 64
 """The leading candidates that samplers with a ranking choose from; a bound keeps the cost of a round constant."""
@@ -50,7 +50,7 @@ class Population(State):
     @property
     def baseline(self) -> Member | None:
         """The task's own program."""
-        return self.members.get("h0.0")
+        return self.members.get(BASELINE)
 
     def fitness(self, candidate: str) -> float:
         """Give the fitness of a measured candidate."""
@@ -60,7 +60,7 @@ class Population(State):
 
     def relatives(self, candidate: str) -> list[Member]:
         """List the measured parents of a candidate, then the baseline, without the candidate itself."""
-        names = dict.fromkeys((*self.members[candidate].parents, "h0.0"))
+        names = dict.fromkeys((*self.members[candidate].parents, BASELINE))
         found = (self.members.get(name) for name in names if name != candidate)
         return [member for member in found if member is not None and member.score is not None]
 

@@ -4,7 +4,7 @@ from evolvent.cli.app import console
 from evolvent.log import Record
 from evolvent.summary import Summary
 from evolvent_schemas import Fact, HandlingFailed, RoundClosed, RunFinished, RunPaused, RunResumed, RunStarted
-from evolvent_schemas.values import Objective
+from evolvent_schemas.values import BASELINE_ROUND, Objective
 
 
 def show(record: Record[Fact], summary: Summary) -> None:
@@ -25,12 +25,12 @@ def show(record: Record[Fact], summary: Summary) -> None:
 
 
 def _round(closed: RoundClosed, summary: Summary) -> str:
-    name = "baseline" if closed.round == "h0" else f"round {closed.round:>4}"
+    name = "baseline" if closed.round == BASELINE_ROUND else f"round {closed.round:>4}"
     if closed.outcome != "completed":
         return f"{name}  {closed.outcome:<16} {_one_line(closed.message)}"
     member = summary.members.get(closed.candidate or "")
     best = summary.best
-    mark = " ← new best" if best and closed.candidate == best.candidate and closed.round != "h0" else ""
+    mark = " ← new best" if best and closed.candidate == best.candidate and closed.round != BASELINE_ROUND else ""
     how = f"{member.proposer.removeprefix('operators/')}: {_one_line(member.motivation)}" if member else ""
     return f"{name}  {closed.score:<16.10g} best {closed.best:<14.10g} {how}{mark}"
 

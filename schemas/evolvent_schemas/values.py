@@ -22,6 +22,10 @@ RoundId = Annotated[str, StringConstraints(pattern=r"^h?(0|[1-9][0-9]{0,8})$")]
 """`0`, `1`, … for rounds of the ring; `h0`, `h1`, … for rounds of submitted programs (`h0` is the baseline)."""
 CandidateId = Annotated[str, StringConstraints(pattern=r"^h?(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,3})$")]
 """`<round>.<attempt>`."""
+BASELINE_ROUND = "h0"
+"""The round that measures the task's own program, before any other."""
+BASELINE = "h0.0"
+"""The candidate that is the task's own program."""
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in lower-case hexadecimal."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]

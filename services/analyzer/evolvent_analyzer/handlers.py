@@ -15,7 +15,7 @@ from evolvent.service import Handler
 from evolvent_analyzer.ledger import Ledger, Outcome
 from evolvent_analyzer.lessons import Ended, Teaching, teach
 from evolvent_schemas import CandidateAnalyzed, DiscoveryClaimed, ExperimentCompleted, ExperimentFailed, Fact
-from evolvent_schemas.values import Comparison, Files, Lesson, Objective, Prediction, RunSettings
+from evolvent_schemas.values import BASELINE, Comparison, Files, Lesson, Objective, Prediction, RunSettings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Analyst:
     ) -> CandidateAnalyzed:
         ended = Ended(fact.candidate, outcomes, failure=f"{fact.reason}: {fact.message}")
         computed = (_failure_lesson(fact, ledger.members[fact.candidate]),)
-        blamed = fact.blame == "candidate" and fact.candidate != "h0.0"
+        blamed = fact.blame == "candidate" and fact.candidate != BASELINE
         teaching = await teach(ended, computed, ledger, effects, self.access) if blamed else Teaching(computed)
         return CandidateAnalyzed(
             run=fact.run,

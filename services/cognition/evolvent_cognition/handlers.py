@@ -25,7 +25,7 @@ from evolvent_schemas import (
     RunStarted,
     subjects,
 )
-from evolvent_schemas.values import Retrieved, canonical
+from evolvent_schemas.values import BASELINE, Retrieved, canonical
 
 RELEVANT = 3
 """Items and lessons that a design is given because they fit its parents."""
@@ -81,7 +81,10 @@ def _lay_out(bundle: dict[str, str], folder: Path) -> None:
 
 
 async def on_proposed(cause: Record[CandidateProposed], memory: Memory, effects: Effects) -> Sequence[Fact]:
-    """Compare the program with all that came before it in the log, those not screened yet included."""
+    """Compare the program with all that came before it in the log, those not screened yet included.
+
+    The baseline is always new: everything is compared with its score, also where a user submitted the same before.
+    """
     proposed = cause.fact
     own = fingerprint(await effects.artifacts.files(proposed.program))
     earlier = memory.fingerprints.get(own)
@@ -89,6 +92,8 @@ async def on_proposed(cause: Record[CandidateProposed], memory: Memory, effects:
         if earlier is None and candidate != proposed.candidate:
             same = fingerprint(await effects.artifacts.files(program)) == own
             earlier = candidate if same else None
+    if proposed.candidate == BASELINE:
+        earlier = None
     verdict = "new" if earlier is None else "duplicate"
     screened = CandidateScreened.model_validate(
         {"run": proposed.run, "candidate": proposed.candidate, "verdict": verdict, "of": earlier, "fingerprint": own}

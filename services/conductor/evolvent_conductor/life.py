@@ -34,10 +34,7 @@ from evolvent_schemas import (
 )
 from evolvent_schemas.facts.directive import Approve, Halt, Pause, Resume, Start, Steer, Submit
 from evolvent_schemas.facts.round import RoundOutcome
-from evolvent_schemas.values import Best, Cost, Grant, Program, RunSettings, Value
-
-BASELINE = "h0"
-"""The round that measures the task's own program, before any other."""
+from evolvent_schemas.values import BASELINE_ROUND, Best, Cost, Grant, Program, RunSettings, Value
 
 Due = Annotated[
     RunStarted
@@ -104,7 +101,9 @@ class Life(State):
     @property
     def awaits_baseline(self) -> bool:
         """Whether the baseline's round has not begun, nor been held back."""
-        waits = BASELINE in self.submissions and BASELINE not in self.open and BASELINE not in self.held
+        waits = (
+            BASELINE_ROUND in self.submissions and BASELINE_ROUND not in self.open and BASELINE_ROUND not in self.held
+        )
         return waits and self.status in {"open", "paused"}
 
     def then(self, *facts: Any, **changes: object) -> "Life":
@@ -119,7 +118,7 @@ def step(life: Life, record: Record[Fact]) -> Life:
         case DirectiveIssued() as directive:
             return _obey(life, directive, record.time)
         case KnowledgeIngested(batch="task") if life.awaits_baseline:
-            return _open(life, (BASELINE,), record.time)
+            return _open(life, (BASELINE_ROUND,), record.time)
         case CandidateProposed(candidate=candidate, cost=cost):
             return _spend(life, _round(candidate), cost)
         case CandidateAnalyzed() as analyzed:
@@ -193,7 +192,7 @@ def _start(life: Life, directive: DirectiveIssued, start: Start, now: datetime) 
         settings=start.settings,
         status="open",
         started=now,
-        submissions=life.submissions.insert(BASELINE, baseline),
+        submissions=life.submissions.insert(BASELINE_ROUND, baseline),
         submitted=1,
     )
 
@@ -271,7 +270,7 @@ def _role_failed(life: Life, failure: HandlingFailed, now: datetime) -> Life:
         return _settle(life, failure.round, outcome, now, message=message)
     if not life.awaits_baseline:
         return life
-    life = life.evolve(held=(*life.held, BASELINE))
+    life = life.evolve(held=(*life.held, BASELINE_ROUND))
     return _pause(life, "ingestion_failed", message) if life.status == "open" else life
 
 
@@ -318,7 +317,7 @@ def _settle(
         failed=life.failed + (of_ring and outcome != "completed"),
         failing=life.failing + 1 if by_role else 0,
     )
-    if number == BASELINE and outcome != "completed":
+    if number == BASELINE_ROUND and outcome != "completed":
         return _finish(life, "failed", f"the baseline could not be measured: {message}")
     return _pass_on(life, number, message, now)
 
@@ -338,7 +337,7 @@ def _pass_on(life: Life, number: str, message: str, now: datetime) -> Life:
 
 
 def _successors(life: Life, number: str) -> tuple[str, ...]:
-    if number == BASELINE:
+    if number == BASELINE_ROUND:
         return tuple(str(n) for n in range(min(life.rules.width, life.rules.budget.rounds)))
     if number.startswith("h"):
         return ()
