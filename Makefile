@@ -42,6 +42,7 @@ soak: develop
 
 generate: develop
 	$(BIN)/python -m evolvent_schemas.generate
+	$(BIN)/evolvent deploy accounts > k8s/base/platform/accounts.conf
 
 clean:
 	rm -rf $(VENV)

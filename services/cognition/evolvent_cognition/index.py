@@ -91,7 +91,9 @@ class LiteratureIndex(Protocol):
         """Release the store; afterwards only opening it again helps."""
 
 
-async def open_index(location: str, *, run: str, dimensions: int | None = None, make: str = "") -> LiteratureIndex:
+async def open_index(
+    location: str, *, run: str, dimensions: int | None = None, make: str = "", key: str | None = None
+) -> LiteratureIndex:
     """Open the index of a run: `memory`, the URL of a Qdrant server, or a folder for the embedded engine.
 
     `make` names whatever else decides the vectors, above all the embedding model: an index of another make is left
@@ -109,7 +111,7 @@ async def open_index(location: str, *, run: str, dimensions: int | None = None, 
     if location.startswith(("http://", "https://")):
         from evolvent_cognition.qdrant import open_server
 
-        return await open_server(location, name, dimensions)
+        return await open_server(location, name, dimensions, key)
     if "://" in location:
         raise Refused(f"{location!r} is no place for an index: give memory, an http(s) URL or a folder")
     from evolvent_cognition.edge import open_edge

@@ -30,15 +30,17 @@ class Library:
         self._embedder = embedder
 
     @classmethod
-    async def open(cls, location: str, *, run: str, embedder: Embedder | None = None) -> "Library":
-        """Open a run's library: `memory`, a Qdrant URL or a folder of the run's own.
+    async def open(
+        cls, location: str, *, run: str, embedder: Embedder | None = None, key: str | None = None
+    ) -> "Library":
+        """Open a run's library: `memory`, a Qdrant URL (with its key) or a folder of the run's own.
 
         Raises:
             Refused: the folder is in use by another process, or cannot be read.
             Unreachable: the server does not answer.
         """
         dimensions, make = (embedder.dimensions, embedder.name) if embedder else (None, "")
-        return cls(await open_index(location, run=run, dimensions=dimensions, make=make), embedder)
+        return cls(await open_index(location, run=run, dimensions=dimensions, make=make, key=key), embedder)
 
     async def add(self, documents: Sequence[Document]) -> None:
         """File documents, in the order of their ordinals; one that is already there changes nothing."""

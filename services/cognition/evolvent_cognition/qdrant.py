@@ -75,13 +75,13 @@ async def open_memory(name: str, dimensions: int | None) -> QdrantIndex:
     return index
 
 
-async def open_server(url: str, name: str, dimensions: int | None) -> QdrantIndex:
+async def open_server(url: str, name: str, dimensions: int | None, key: str | None = None) -> QdrantIndex:
     """Open a collection of a Qdrant server, making it where it is missing.
 
     Raises:
         Unreachable: the server does not answer.
     """
-    client = AsyncQdrantClient(url=url, timeout=30, check_compatibility=False)
+    client = AsyncQdrantClient(url=url, api_key=key, timeout=30, check_compatibility=False)
     index = QdrantIndex(client, name, dimensions, remote=True)
     try:
         await index.create()

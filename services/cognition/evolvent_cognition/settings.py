@@ -13,12 +13,18 @@ class CognitionSettings(BaseSettings):
 
     qdrant_url: str | None = None
     """A Qdrant server; without it the embedded engine keeps the index below the home."""
+    qdrant_key: SecretStr | None = None
+    """Its API key, if it asks for one."""
     embeddings: str | None = None
     """`minilm`, or the base URL of an OpenAI-compatible endpoint; without it words alone are compared (BM25)."""
     embedding_model: str = "text-embedding-3-small"
     """Model to ask the endpoint for."""
     embedding_key: SecretStr = SecretStr("none")
     """Key of the endpoint."""
+
+    @property
+    def server_key(self) -> str | None:
+        return self.qdrant_key.get_secret_value() if self.qdrant_key else None
 
     async def embedder(self) -> Embedder | None:
         """Make ready what makes dense vectors.

@@ -59,7 +59,9 @@ class Shelves:
             if run not in self._libraries:
                 assert self._folder is not None, "the shelves are open while cognition runs"
                 where = self.settings.qdrant_url or str(self._folder / run)
-                self._libraries[run] = await Library.open(where, run=run, embedder=self._embedder)
+                self._libraries[run] = await Library.open(
+                    where, run=run, embedder=self._embedder, key=self.settings.server_key
+                )
                 self._filled[run] = await self._libraries[run].count()
             library = self._libraries[run]
             if self._filled[run] < memory.documents:
