@@ -20,6 +20,8 @@ ASKS_MODELS = ("researcher", "analyzer")
 """Roles whose replicas share the rate limits and purses of models."""
 USERS = (*ROLES, *sorted({cls.publisher for cls in FACTS.values()} - {"*", *ROLES}), EXPERIMENT, PROVISIONER, TOOLS)
 """The roles, whoever else publishes a fact, an experiment's pod, the one that makes streams, one that only reads."""
+_LIVE = {TOOLS: (subjects.ALL_FACTS, subjects.ALL_PROGRESS), "user": (subjects.ALL_PROGRESS,)}
+"""What outside users may listen to as it is published: the progress of experiments, for tools facts as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def permissions(user: str) -> Permissions:
         told = (subjects.ALL_PROGRESS, subjects.ALL_RESULTS)
         return Permissions((*told, f"$JS.API.STREAM.MSG.GET.{artifacts.STREAM}"), (), (inbox,))
     facts = [found for cls in FACTS.values() if (found := owned(user, cls)) is not None]
-    subscribe = (inbox, subjects.ALL_FACTS) if user == TOOLS else (inbox,)
+    subscribe = (inbox, *_LIVE.get(user, ()))
     return Permissions((*facts, *_stored(user), *_read(user)), _others(user), subscribe)
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from evolvent.platform import Platform
 from evolvent.service import Service
@@ -34,6 +36,7 @@ def _on_this_machine(platform: Platform) -> Service[Orders]:
 
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
+        _sweep(work)
         await backend.start()
         try:
             yield
@@ -43,3 +46,20 @@ def _on_this_machine(platform: Platform) -> Service[Orders]:
     workers = settings.engineer_workers or os.cpu_count() or 1
     handlers = Engineer(backend, "local", work / "bundles", Progress(platform.wire)).handlers
     return Service("engineer", FOLD, handlers, concurrency=workers, running=running)
+
+
+def _sweep(work: Path) -> None:
+    """Remove what engineers left here that were killed; the number in a folder's name is its owner's process."""
+    for folder in work.glob("engineer-*"):
+        if not _runs(int(folder.name.removeprefix("engineer-"))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
