@@ -75,6 +75,9 @@ def _local(settings: Settings) -> Iterator[Check]:
     yield _disk(settings.home)
     yield _sandbox(settings)
     yield from (_extra(name, extra) for name, extra in EXTRAS.items())
+    from evolvent.models.checking import checks as models  # the client takes most of a second to import
+
+    yield from models()
 
 
 def _python() -> Check:

@@ -223,13 +223,15 @@ def why(
 
 
 @app.command()
-def watch(run: Run = None, home: Home = DEFAULT_HOME) -> None:
-    """Follow a run, a line per round and now and then one per long experiment, until it ends."""
+def watch(run: Run = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
+    """Follow a run, a line per round and now and then one per long experiment, until it ends; as JSON, its facts."""
 
     async def work() -> int:
         async with reading(settings_for(home)) as platform:
             name = run or await runs.latest(platform)
             await runs.settings_of(platform, name)
+            if as_json:
+                return await _watch_json(platform, name)
             async with progress.shown(platform, name):
                 return await _watch(platform, name)
 
@@ -245,6 +247,14 @@ async def _watch(platform: Platform, name: str) -> int:
         if isinstance(record.fact, RunFinished):
             path = await write_program(platform, name, summary.best) if summary.best else None
             lines.ending(record.fact, summary, str(path) if path else None)
+            return FAILED if record.fact.state == "failed" else OK
+    return OK
+
+
+async def _watch_json(platform: Platform, name: str) -> int:
+    async for record in platform.log("user").follow([subjects.of_run(name)]):
+        emit_line(_envelope(record))
+        if isinstance(record.fact, RunFinished):
             return FAILED if record.fact.state == "failed" else OK
     return OK
 
