@@ -12,7 +12,7 @@ from evolvent.settings import Settings
 from evolvent_schemas import RunSteered
 from tests.cli.shell import checks, evolvent
 
-LOCAL = {"python", "nats-server", "home", "disk", "sandbox", "scipy", "torch"}
+LOCAL = {"python", "nats-server", "home", "disk", "sandbox", "scipy", "torch", "model"}
 UNSAFE = "--allow-unsafe-sandbox"
 """Changes nothing where candidates can be contained."""
 
