@@ -12,7 +12,7 @@ from evolvent.log import Log, Record
 from evolvent.snapshots import Snapshots
 from evolvent_schemas import Fact, RunFinished, RunHalted
 
-REMEMBERED = 2048
+REMEMBERED = 512
 """Versions of a state kept in memory; they share structure, so each costs what it changed."""
 
 
