@@ -38,7 +38,6 @@ test: lint
 
 soak: develop
 	$(BIN)/python -m tests.chaos.soak 1 2
-	$(BIN)/python -m pytest -m soak
 
 generate: develop
 	$(BIN)/python -m evolvent_schemas.generate

