@@ -12,9 +12,7 @@ from nats.aio.msg import Msg
 
 from evolvent.clock import monotonic
 from evolvent.errors import ConsumerLost, Rejected, Unreachable
-from evolvent.wire import NANOSECONDS, Delivery, Wire, pull_request, status_of
-
-CONSUMER_NOT_FOUND = 10014
+from evolvent.wire import NANOSECONDS, Code, Delivery, Wire, pull_request, status_of
 
 _background: set[asyncio.Future[None]] = set()
 
@@ -155,7 +153,7 @@ class Durable:
         try:
             await self.wire.api(f"CONSUMER.INFO.{self.stream}.{self.consumer}", patience=1.0)
         except Rejected as error:
-            if error.code == CONSUMER_NOT_FOUND:
+            if error.code == Code.CONSUMER_NOT_FOUND:
                 self.lost = str(error)
                 self.stop()
         except TimeoutError:

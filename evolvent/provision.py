@@ -3,7 +3,6 @@
 from typing import Any
 
 from evolvent import artifacts, log, shared
-from evolvent.durable import CONSUMER_NOT_FOUND
 from evolvent.errors import Rejected
 from evolvent.settings import Settings
 from evolvent.wire import NANOSECONDS, Code, Wire
@@ -11,7 +10,6 @@ from evolvent_schemas import filter_for, subjects
 from evolvent_schemas.catalog import woken
 
 ROLES = ("conductor", "researcher", "engineer", "analyzer", "cognition")
-STREAM_NOT_FOUND = 10059
 LARGEST_FACT = 512 * 1024
 """Bytes; what is larger travels as an artifact."""
 SHARED_AGE = 30 * 86400.0
@@ -100,7 +98,7 @@ async def provision(wire: Wire, settings: Settings) -> list[str]:
     """
     changes = []
     for stream in streams(settings):
-        changes += await _bring(wire, "STREAM", stream["name"], stream, STREAM_NOT_FOUND)
+        changes += await _bring(wire, "STREAM", stream["name"], stream, Code.STREAM_NOT_FOUND)
     for role in ROLES:
         changes += await _bring_consumer(wire, role, consumer(role, settings))
     return changes
@@ -121,7 +119,7 @@ async def _drift(wire: Wire, subject: str, name: str, wanted: dict[str, Any]) ->
     try:
         config = (await wire.api(subject))["config"]
     except Rejected as error:
-        if error.code in {STREAM_NOT_FOUND, CONSUMER_NOT_FOUND}:
+        if error.code in {Code.STREAM_NOT_FOUND, Code.CONSUMER_NOT_FOUND}:
             return [f"{name} is missing"]
         raise
     return [f"{name}: {key} is {_plain(config, key)!r}, not {value!r}" for key, value in wanted.items()
