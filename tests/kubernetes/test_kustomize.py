@@ -1,5 +1,6 @@
 """What an operator applies: every rendered object, held against published schemas and against each other."""
 
+import posixpath
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -19,57 +20,26 @@ from tests.kubernetes.fake import validation
 from tests.kubernetes.test_manifests import TRAINING, VERSIONS, containers
 
 K8S = Path(__file__).parents[2] / "k8s"
+CRDS = Path(__file__).parent / "recorded" / "crds"
 OVERLAYS = ("local", "cluster")
 Manifest = dict[str, Any]
 
 
-def closed(required: dict[str, Any], optional: dict[str, Any] | None = None) -> Manifest:
-    """An object of exactly these fields."""
-    properties = required | (optional or {})
-    return {"type": "object", "required": list(required), "properties": properties, "additionalProperties": False}
+def closed(schema: Manifest) -> Manifest:
+    """As the API server holds it under `fieldValidation=Strict`: no object has a field that its schema does not name."""
+    known = {name: closed(value) for name, value in schema.get("properties", {}).items()}
+    shut = {"properties": known, "additionalProperties": False} if known else {}
+    items = {"items": closed(schema["items"])} if "items" in schema else {}
+    return schema | shut | items
 
 
-STRING, WHOLE, QUANTITY = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": ["string", "integer"]}
-TRIGGER = closed(
-    {
-        "natsServerMonitoringEndpoint": {"type": "string", "pattern": r"^[a-z0-9.-]+:\d+$"},
-        "account": STRING,
-        "stream": {"const": "LOG"},
-        "consumer": {"enum": list(ROLES)},
-        "lagThreshold": {"type": "string", "pattern": r"^\d+$"},
-    },
-    {"activationLagThreshold": {"type": "string", "pattern": r"^\d+$"}, "useHttps": {"enum": ["true", "false"]}},
-)
-SCALED_OBJECT = closed(
-    {
-        "scaleTargetRef": closed({"name": STRING}),
-        "minReplicaCount": WHOLE,
-        "maxReplicaCount": WHOLE,
-        "triggers": {"type": "array", "items": closed({"type": {"const": "nats-jetstream"}, "metadata": TRIGGER})},
-    },
-    {"pollingInterval": WHOLE, "cooldownPeriod": WHOLE},
-)
-FLAVOR = closed({"name": STRING, "resources": {"items": closed({"name": STRING, "nominalQuota": QUANTITY})}})
-CLUSTER_QUEUE = closed(
-    {
-        "namespaceSelector": {"type": "object"},
-        "resourceGroups": {"items": closed({"coveredResources": {"items": STRING}, "flavors": {"items": FLAVOR}})},
-    },
-    {
-        "queueingStrategy": {"enum": ["BestEffortFIFO", "StrictFIFO"]},
-        "preemption": closed({}, {"withinClusterQueue": {"enum": ["Never", "LowerPriority"]}}),
-    },
-)
-CUSTOM = {
-    ("keda.sh/v1alpha1", "ScaledObject"): closed({"spec": SCALED_OBJECT}),
-    ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): closed({"spec": CLUSTER_QUEUE}),
-    ("kueue.x-k8s.io/v1beta2", "LocalQueue"): closed({"spec": closed({"clusterQueue": STRING})}),
-    ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): closed(
-        {"spec": closed({}, {"nodeLabels": {"type": "object"}, "tolerations": {"type": "array"}})}
-    ),
-    ("kueue.x-k8s.io/v1beta2", "WorkloadPriorityClass"): closed({"value": WHOLE}, {"description": STRING}),
-}
-"""No published schema has these; the field names are those read off their sources (KEDA's scaler, Kueue's API)."""
+def custom(group: str, version: str) -> dict[tuple[str, str], Manifest]:
+    """The schemas of a group's kinds, by what an object names them."""
+    kinds = yaml.safe_load((CRDS / f"{group.partition('.')[0]}.yaml").read_text())
+    return {(f"{group}/{version}", kind): closed(schema) for kind, schema in kinds.items()}
+
+
+CUSTOM = custom("keda.sh", "v1alpha1") | custom("kueue.x-k8s.io", "v1beta2")
 
 
 @cache
@@ -251,6 +221,40 @@ def test_nats_is_given_a_password_for_every_user(values: str) -> None:
     assert {acl.variable(user): user for user in acl.USERS} == given
 
 
+@pytest.mark.parametrize("values", ["nats.yaml", "nats-local.yaml"])
+def test_nats_is_given_its_accounts_beside_the_volumes_of_its_chart(values: str) -> None:
+    """The chart's `merge` puts a list in the place of its own; only `patch` appends to it."""
+    given = yaml.safe_load((K8S / "values" / values).read_text())
+    patches = given["container"]["patch"] + given["podTemplate"]["patch"]
+    added = {change["path"]: (change["op"], change["value"]) for change in patches}
+    mount = {"name": "accounts", "mountPath": "/etc/nats-config/auth", "readOnly": True}
+    assert {
+        "/volumeMounts/-": ("add", mount),
+        "/spec/volumes/-": ("add", {"name": "accounts", "configMap": {"name": "nats-accounts"}}),
+    } == added
+    merged = given["podTemplate"]["merge"]["spec"].keys() | given["container"]["merge"].keys()
+    assert set() == merged & {"volumes", "volumeMounts", "containers", "env", "ports", "args"}
+    included = posixpath.normpath(f"/etc/nats-config/{given['config']['merge']['$include']}")
+    assert f"{mount['mountPath']}/accounts.conf" == included
+
+
+@pytest.mark.parametrize("values", ["nats.yaml", "nats-local.yaml"])
+def test_every_container_of_nats_passes_the_restricted_pod_security(values: str) -> None:
+    """One that does not keeps the whole pod from being made; the chart itself restricts none of them."""
+    given = yaml.safe_load((K8S / "values" / values).read_text())
+    enabled = {"container", "reloader"} | ({"promExporter"} if "promExporter" in given else set())
+    merged = [{"name": name} | given[name]["merge"] for name in sorted(enabled)]
+    assert "" == validation.restricted(given["podTemplate"]["merge"]["spec"] | {"containers": merged})
+
+
+@pytest.mark.parametrize("values", ["qdrant.yaml", "qdrant-local.yaml"])
+def test_qdrant_passes_the_restricted_pod_security(values: str) -> None:
+    given = yaml.safe_load((K8S / "values" / values).read_text())
+    container = {"name": "qdrant", "securityContext": given["containerSecurityContext"]}
+    assert "" == validation.restricted({"securityContext": given["podSecurityContext"], "containers": [container]})
+    assert not given["updateVolumeFsOwnership"]  # its container would run as root
+
+
 @every_overlay
 def test_streams_are_made_by_a_job_that_is_the_provisioner(overlay: str) -> None:
     (job,) = of_kind(overlay, "Job")
@@ -276,6 +280,35 @@ def test_every_setting_of_an_experiment_is_one_the_engineer_knows(
     settings = ClusterSettings()
     assert "evolvent-experiments" == settings.namespace
     assert ("gvisor" if overlay == "cluster" else None) == settings.runtime_class
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spec": {"scaleTargetRef": {"name": "a"}, "triggers": [], "minReplicas": 1}},
+        {"spec": {"scaleTargetRef": {"name": "a"}, "triggers": [{"type": "cron", "metadata": {"desired": 1}}]}},
+        {"spec": {"triggers": []}},
+    ],
+    ids=["unknown field", "number for a string", "missing field"],
+)
+def test_a_custom_resource_that_its_api_server_would_refuse_is_refused(wrong: Manifest) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, CUSTOM["keda.sh/v1alpha1", "ScaledObject"])
+
+
+def test_a_trigger_says_what_the_scaler_reads_and_nothing_else() -> None:
+    """KEDA ignores what it does not know, and a consumer that does not exist has the lag of the whole stream."""
+    endpoints = set()
+    for found in of_kind("cluster", "ScaledObject"):
+        for trigger in found["spec"]["triggers"]:
+            asked = dict(trigger["metadata"])
+            assert "nats-jetstream" == trigger["type"]
+            endpoints.add(asked.pop("natsServerMonitoringEndpoint"))
+            assert ("EVOLVENT", "LOG") == (asked.pop("account"), asked.pop("stream"))
+            assert asked.pop("consumer") in (*ROLES, "open-runs")
+            assert {"lagThreshold", "activationLagThreshold", "useHttps"} == set(asked)
+            assert int(asked["lagThreshold"]) > int(asked["activationLagThreshold"]) >= 0
+    assert {"nats-headless.evolvent.svc.cluster.local:8222"} == endpoints
 
 
 def test_every_role_follows_the_lag_of_its_own_consumer() -> None:
@@ -310,9 +343,10 @@ def test_the_log_is_kept_three_times_and_synced_before_it_is_acknowledged() -> N
 def test_the_log_may_not_outgrow_its_disk() -> None:
     """A stream that fills the disk stops the server; one that meets its own limit stops its writers."""
     values = yaml.safe_load((K8S / "values" / "nats.yaml").read_text())
-    size = values["config"]["jetstream"]["fileStore"]["pvc"]["size"]
+    store = values["config"]["jetstream"]["fileStore"]
+    disk, most = (int(size.removesuffix("Gi")) * 2**30 for size in (store["pvc"]["size"], store["maxSize"]))
     settings = settings_map("cluster")
-    assert int(settings["data"]["EVOLVENT_LOG_MAX_BYTES"]) <= 0.8 * int(size.removesuffix("Gi")) * 2**30
+    assert int(settings["data"]["EVOLVENT_LOG_MAX_BYTES"]) <= 0.8 * disk < most <= 0.9 * disk
 
 
 def test_vectors_are_kept_by_three_servers_behind_a_key() -> None:
