@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 
 from evolvent import artifacts, log
-from evolvent.provision import RESULT_STREAM, ROLES, streams
+from evolvent.provision import PULLED_BY, RESULT_STREAM, ROLES, streams
 from evolvent.settings import Settings
 from evolvent_schemas import FACTS, Fact, filter_for, subjects
 
@@ -61,7 +61,9 @@ def _stored(user: str) -> list[str]:
         return []
     found = [subjects.ALL_BLOBS]
     if user in ROLES:
-        found += [f"dead.{user}.>", f"$JS.API.CONSUMER.INFO.{log.STREAM}.{user}", f"$JS.ACK.{log.STREAM}.{user}.>"]
+        found += [f"dead.{user}.>"]
+    for name in (name for name, role in PULLED_BY.items() if role == user):
+        found += [f"$JS.API.CONSUMER.INFO.{log.STREAM}.{name}", f"$JS.ACK.{log.STREAM}.{name}.>"]
     if user == "engineer":
         found += [subjects.ALL_PROGRESS]
     if user in ASKS_MODELS:
@@ -81,8 +83,9 @@ def _read(user: str) -> list[str]:
 
 def _others(user: str) -> tuple[str, ...]:
     """Deny every durable consumer: none may be made or deleted, and only its own role pulls from it."""
-    found = [f"$JS.API.CONSUMER.{call}.{log.STREAM}.{role}" for role in ROLES for call in ("CREATE", "DELETE")]
-    return (*found, *(f"$JS.API.CONSUMER.MSG.NEXT.{log.STREAM}.{role}" for role in ROLES if role != user))
+    found = [f"$JS.API.CONSUMER.{call}.{log.STREAM}.{name}" for name in PULLED_BY for call in ("CREATE", "DELETE")]
+    others = [name for name, role in PULLED_BY.items() if role != user]
+    return (*found, *(f"$JS.API.CONSUMER.MSG.NEXT.{log.STREAM}.{name}" for name in others))
 
 
 def variable(user: str) -> str:

@@ -6,10 +6,17 @@ from evolvent import artifacts, log, shared
 from evolvent.errors import Rejected
 from evolvent.settings import Settings
 from evolvent.wire import NANOSECONDS, Code, Wire
-from evolvent_schemas import filter_for, subjects
+from evolvent_schemas import RunStarted, filter_for, subjects
 from evolvent_schemas.catalog import woken
 
 ROLES = ("conductor", "researcher", "engineer", "analyzer", "cognition")
+OPEN_RUNS = "open-runs"
+"""Consumer that has one message for each open run: a conductor holds it until the run has finished.
+
+What it has pending and unacknowledged is therefore the number of open runs, which is what scales roles to zero.
+"""
+PULLED_BY = {**dict(zip(ROLES, ROLES, strict=True)), OPEN_RUNS: "conductor"}
+"""The durable consumers of the log, each with the one role that pulls from it."""
 LARGEST_FACT = 512 * 1024
 """Bytes; what is larger travels as an artifact."""
 SHARED_AGE = 30 * 86400.0
@@ -76,17 +83,17 @@ def _passing(seconds: float) -> dict[str, Any]:
     }
 
 
-def consumer(role: str, settings: Settings) -> dict[str, Any]:
-    """Describe the durable consumer of a role. Deliveries are counted by the service, so the server sets no limit."""
+def consumer(name: str, settings: Settings) -> dict[str, Any]:
+    """Describe a durable consumer. Deliveries are counted by the service, so the server sets no limit."""
     return {
-        "durable_name": role,
-        "name": role,
+        "durable_name": name,
+        "name": name,
         "ack_policy": "explicit",
         "ack_wait": int(settings.ack_wait * NANOSECONDS),
         "max_deliver": -1,
         "max_ack_pending": 1024,
         "deliver_policy": "all",
-        "filter_subjects": sorted(filter_for(cls) for cls in woken(role)),
+        "filter_subjects": sorted(filter_for(cls) for cls in ((RunStarted,) if name == OPEN_RUNS else woken(name))),
         "num_replicas": settings.replicas,
     }
 
@@ -99,8 +106,8 @@ async def provision(wire: Wire, settings: Settings) -> list[str]:
     changes = []
     for stream in streams(settings):
         changes += await _bring(wire, "STREAM", stream["name"], stream, Code.STREAM_NOT_FOUND)
-    for role in ROLES:
-        changes += await _bring_consumer(wire, role, consumer(role, settings))
+    for name in PULLED_BY:
+        changes += await _bring_consumer(wire, name, consumer(name, settings))
     return changes
 
 
@@ -109,9 +116,9 @@ async def drift(wire: Wire, settings: Settings) -> list[str]:
     found = []
     for stream in streams(settings):
         found += await _drift(wire, f"STREAM.INFO.{stream['name']}", f"stream {stream['name']}", stream)
-    for role in ROLES:
-        wanted = consumer(role, settings)
-        found += await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{role}", f"consumer {role}", wanted)
+    for name in PULLED_BY:
+        wanted = consumer(name, settings)
+        found += await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{name}", f"consumer {name}", wanted)
     return found
 
 
@@ -147,10 +154,10 @@ async def _bring(wire: Wire, noun: str, name: str, wanted: dict[str, Any], missi
     return [f"{noun.lower()} {name} updated"]
 
 
-async def _bring_consumer(wire: Wire, role: str, wanted: dict[str, Any]) -> list[str]:
-    found = await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{role}", f"consumer {role}", wanted)
+async def _bring_consumer(wire: Wire, name: str, wanted: dict[str, Any]) -> list[str]:
+    found = await _drift(wire, f"CONSUMER.INFO.{log.STREAM}.{name}", f"consumer {name}", wanted)
     if found:
         await wire.api(
-            f"CONSUMER.DURABLE.CREATE.{log.STREAM}.{role}", {"stream_name": log.STREAM, "config": wanted, "action": ""}
+            f"CONSUMER.DURABLE.CREATE.{log.STREAM}.{name}", {"stream_name": log.STREAM, "config": wanted, "action": ""}
         )
     return found

@@ -44,6 +44,7 @@ class Service(Generic[S]):
     heeds_halt: bool = True
     """Whether its work on a halted run is cut off; the conductor's is not."""
     background: Callable[["Runner[S]"], Awaitable[None]] | None = None
+    """What the role does unasked; it goes on until it is cancelled, and when it fails the role stops."""
     running: Callable[[], AbstractAsyncContextManager[object]] = contextlib.nullcontext
     """What must be open while the role works and not while its decisions are only replayed."""
 
@@ -85,18 +86,23 @@ class Runner(Generic[S]):
 
         Raises:
             ConsumerLost: the role's durable consumer was deleted.
+            EvolventError: what the role does unasked cannot go on.
         """
         async with self.service.running():
             await self._work()
 
     async def _work(self) -> None:
-        background = asyncio.ensure_future(self.service.background(self)) if self.service.background else None
+        background = self.service.background(self) if self.service.background else asyncio.Event().wait()
+        asked, unasked = asyncio.ensure_future(self._durable.run()), asyncio.ensure_future(background)
         await logger.ainfo("service.started", role=self.service.role)
         try:
-            await self._durable.run()
+            await asyncio.wait({asked, unasked}, return_when=asyncio.FIRST_COMPLETED)
+            self.stop()
+            await asked
+            if unasked.done():
+                unasked.result()
         finally:
-            if background is not None:
-                await end(background)
+            await end(asked, unasked)
             await logger.ainfo("service.stopped", role=self.service.role)
 
     async def _deliver(self, message: Msg, delivery: Delivery) -> None:

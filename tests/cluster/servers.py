@@ -37,13 +37,13 @@ class Guarded:
 
 
 @contextlib.asynccontextmanager
-async def guarded(folder: Path, count: int) -> AsyncIterator[Guarded]:
+async def guarded(folder: Path, count: int, extra: str = "") -> AsyncIterator[Guarded]:
     """Start nodes with the deployed accounts, and make the streams as the provisioner."""
     os.environ.update(PASSWORDS)
     ports, routes = free_ports(count), free_ports(count)
     peers = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     nodes = [
-        Node(folder / f"n{index}", port, acl.render() + _joined(route, peers, count))
+        Node(folder / f"n{index}", port, acl.render() + _joined(route, peers, count) + extra)
         for index, (port, route) in enumerate(zip(ports, routes, strict=True))
     ]
     found = Guarded(nodes, folder)

@@ -2,10 +2,10 @@
 
 from evolvent.platform import Platform
 from evolvent.service import Service
-from evolvent_conductor.handlers import FOLD, HANDLERS, expire_rounds
+from evolvent_conductor.handlers import FOLD, HANDLERS, watch_runs
 from evolvent_conductor.life import Life
 
 
 def service(_platform: Platform) -> Service[Life]:
     """Build the role."""
-    return Service("conductor", FOLD, HANDLERS, heeds_halt=False, background=expire_rounds)
+    return Service("conductor", FOLD, HANDLERS, heeds_halt=False, background=watch_runs)
