@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from evolvent import acl
-from evolvent.provision import ROLES
+from evolvent.provision import OPEN_RUNS, ROLES
 from evolvent.settings import Settings
 from evolvent_engineer.kubernetes.manifests import experiment_job
 from evolvent_engineer.kubernetes.settings import ClusterSettings
@@ -26,7 +26,7 @@ Manifest = dict[str, Any]
 
 
 def closed(schema: Manifest) -> Manifest:
-    """As the API server holds it under `fieldValidation=Strict`: no object has a field that its schema does not name."""
+    """As the API server holds it under `fieldValidation=Strict`: no object has a field that its schema leaves out."""
     known = {name: closed(value) for name, value in schema.get("properties", {}).items()}
     shut = {"properties": known, "additionalProperties": False} if known else {}
     items = {"items": closed(schema["items"])} if "items" in schema else {}
@@ -311,10 +311,10 @@ def test_a_trigger_says_what_the_scaler_reads_and_nothing_else() -> None:
     assert {"nats-headless.evolvent.svc.cluster.local:8222"} == endpoints
 
 
-def test_every_role_follows_the_lag_of_its_own_consumer() -> None:
+def test_every_role_follows_the_lag_of_its_own_consumer_and_the_runs_that_are_open() -> None:
     scaled = {found["spec"]["scaleTargetRef"]["name"]: found["spec"] for found in of_kind("cluster", "ScaledObject")}
-    wanted = {f"evolvent-{role}": role for role in ROLES}
-    assert wanted == {name: spec["triggers"][0]["metadata"]["consumer"] for name, spec in scaled.items()}
+    consumers = {name: [each["metadata"]["consumer"] for each in spec["triggers"]] for name, spec in scaled.items()}
+    assert {f"evolvent-{role}": [role, OPEN_RUNS] for role in ROLES} == consumers
     assert set(scaled) == {found["metadata"]["name"] for found in of_kind("cluster", "Deployment")}
 
 
