@@ -164,7 +164,8 @@ def test_rights_cover_exactly_what_the_client_asks(overlay: str) -> None:
     (role,) = of_kind(overlay, "Role")
     rights = {(rule["resources"][0], verb) for rule in role["rules"] for verb in rule["verbs"]}
     jobs = {("jobs", verb) for verb in ("create", "get", "list", "watch", "delete", "deletecollection")}
-    assert jobs | {("pods", verb) for verb in ("get", "list", "watch")} == rights
+    pods = {("pods", verb) for verb in ("get", "list", "watch")}
+    assert jobs | pods | {("networkpolicies", "create")} == rights
 
 
 @every_overlay
@@ -186,6 +187,31 @@ def test_an_experiment_reaches_the_log_and_names_and_nothing_else(overlay: str) 
     rules = [rule for found in policies for rule in found["spec"].get("egress", [])]
     assert {4222, 53} == {port["port"] for rule in rules for port in rule["ports"]}
     assert not any("ipBlock" in peer for rule in rules for peer in rule["to"])
+
+
+@every_overlay
+def test_an_experiments_names_are_answered_by_udp_alone(overlay: str) -> None:
+    """A program that trains over several pods may open TCP sockets, and must not ask the world through names."""
+    policies = of_kind(overlay, "NetworkPolicy")
+    ports = [
+        port
+        for found in policies
+        if found["metadata"]["namespace"] == "evolvent-experiments"
+        for rule in found["spec"].get("egress", [])
+        for port in rule["ports"]
+    ]
+    assert {"UDP"} == {port.get("protocol", "TCP") for port in ports if port["port"] == 53}
+
+
+@every_overlay
+def test_the_pods_of_one_experiment_have_names_before_they_are_ready(overlay: str) -> None:
+    (service,) = [
+        found for found in of_kind(overlay, "Service") if found["metadata"]["namespace"] == "evolvent-experiments"
+    ]
+    template = experiment_job(*TRAINING)["spec"]["template"]
+    assert ("None", True) == (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"])
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert service["metadata"]["name"] == template["spec"]["subdomain"]
 
 
 @every_overlay
@@ -334,7 +360,7 @@ def test_the_queue_covers_every_resource_that_an_experiment_asks_for() -> None:
 def test_the_log_is_kept_three_times_and_synced_before_it_is_acknowledged() -> None:
     values = yaml.safe_load((K8S / "values" / "nats.yaml").read_text())
     config = values["config"]
-    assert {"enabled": True, "replicas": 3} == config["cluster"]
+    assert (True, 3) == (config["cluster"]["enabled"], config["cluster"]["replicas"])
     assert "always" == config["jetstream"]["merge"]["sync_interval"]
     settings = settings_map("cluster")
     assert "3" == settings["data"]["EVOLVENT_REPLICAS"]
