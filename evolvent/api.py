@@ -15,9 +15,8 @@ import structlog
 
 from evolvent import hosting, runs, task, telemetry
 from evolvent import report as reports
-from evolvent.embedded import HomeTaken
 from evolvent.errors import EvolventError, Refused
-from evolvent.hosting import HostGone
+from evolvent.hosting import HostGone, Tenure
 from evolvent.log import Record
 from evolvent.platform import Platform
 from evolvent.report import Report
@@ -58,21 +57,14 @@ class Best:
     """The program: `{path: text}`."""
 
 
-@dataclass(frozen=True)
-class _Tenure:
-    """A platform, for as long as one process serves the home."""
-
-    platform: Platform
-    over: "asyncio.Future[None]"
-
-
 class Lab:
     """An open home: its roles are hosted here, or by the process that had it first, and here once that has ended."""
 
     def __init__(self, settings: Settings, *, host: bool, processes: bool) -> None:
         self.settings = settings
-        self._tenure: asyncio.Future[_Tenure] = asyncio.get_running_loop().create_future()
-        self._carrying = asyncio.create_task(self._carry(processes=processes) if host else self._read())
+        self._tenure: asyncio.Future[Tenure] = asyncio.get_running_loop().create_future()
+        carried = hosting.carry(settings, self._hold, processes=processes) if host else self._read()
+        self._carrying = asyncio.create_task(carried)
 
     async def start(
         self,
@@ -127,33 +119,20 @@ class Lab:
         self._carrying.cancel()
         await asyncio.gather(self._carrying, return_exceptions=True)
 
-    async def _carry(self, *, processes: bool) -> None:
-        """Host the roles; while another process does, use its server and take over when it ends."""
-        while True:
-            try:
-                async with (
-                    hosting.hosting(self.settings, processes=processes) as roles,
-                    hosting.attached(self.settings) as platform,
-                ):
-                    await self._hold(platform, roles)
-            except HomeTaken:
-                async with hosting.attached(self.settings) as platform, _watching(self.settings) as gone:
-                    await self._hold(platform, gone)
-
     async def _read(self) -> None:
         async with hosting.reading(self.settings) as platform:
-            await self._hold(platform, asyncio.get_running_loop().create_future())
+            await self._hold(Tenure(platform, asyncio.get_running_loop().create_future(), ours=False))
 
-    async def _hold(self, platform: Platform, over: "asyncio.Future[None]") -> None:
+    async def _hold(self, tenure: Tenure) -> None:
         """Offer a platform until its time is over; raises what ended it."""
-        self._tenure.set_result(_Tenure(platform, over))
+        self._tenure.set_result(tenure)
         try:
-            await asyncio.wait({over})
+            await asyncio.wait({tenure.over})
         finally:
             self._tenure = asyncio.get_running_loop().create_future()
-        over.result()
+        tenure.over.result()
 
-    async def _up(self) -> _Tenure:
+    async def _up(self) -> Tenure:
         """Wait for a platform.
 
         Raises:
@@ -167,7 +146,7 @@ class Lab:
                 raise EvolventError(f"the home {self.settings.home} is closed; open it again")
         return self._tenure.result()
 
-    async def _during(self, tenure: _Tenure, work: Coroutine[Any, Any, T]) -> T:
+    async def _during(self, tenure: Tenure, work: Coroutine[Any, Any, T]) -> T:
         """Do something on a platform, and give it up when its time is over.
 
         Raises:
@@ -290,17 +269,6 @@ async def _first(*futures: "asyncio.Future[Any]") -> None:
 
 async def _next(records: AsyncIterator[Record[Fact]]) -> Record[Fact]:
     return await anext(records)
-
-
-@asynccontextmanager
-async def _watching(settings: Settings) -> AsyncIterator["asyncio.Future[None]"]:
-    """Watch for the end of the process that serves a home."""
-    gone = asyncio.create_task(hosting.host_gone(settings))
-    try:
-        yield gone
-    finally:
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
 
 
 def _mind(fact: Fact) -> None:

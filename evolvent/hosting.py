@@ -5,13 +5,15 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 
 from evolvent.children import spawn
 from evolvent.embedded import HomeTaken, embedded, lock_home
+from evolvent.ending import end
 from evolvent.errors import Unreachable
 from evolvent.models.settings import MODEL_KEYS
 from evolvent.platform import Platform, open_platform
@@ -19,6 +21,7 @@ from evolvent.provision import ROLES
 from evolvent.serve import hosted
 from evolvent.settings import Settings
 
+T = TypeVar("T")
 GRACE = 10.0
 """Seconds a role has to finish what is in work after SIGTERM."""
 logger = structlog.get_logger()
@@ -68,15 +71,47 @@ async def hosting(settings: Settings, *, processes: bool) -> AsyncIterator[async
         yield await stack.enter_async_context(work)
 
 
-async def host_gone(settings: Settings) -> None:
-    """Return once nobody serves this home any more."""
+@dataclass(frozen=True)
+class Tenure:
+    """A platform, for as long as one process serves the home."""
+
+    platform: Platform
+    over: "asyncio.Future[None]"
+    """Ends, with the reason, when the roles that carry the home's runs cannot go on."""
+    ours: bool
+    """Whether the roles are hosted by this process."""
+
+
+async def carry(settings: Settings, work: Callable[[Tenure], Awaitable[T]], *, processes: bool) -> T:
+    """Do some work while the home is served: by roles hosted here, or by the process that had it first.
+
+    When that one ends, `work`, which raises what ended its tenure, is called again on roles hosted here.
+    """
+    while True:
+        with contextlib.suppress(HomeTaken):
+            async with hosting(settings, processes=processes) as roles, attached(settings) as platform:
+                return await work(Tenure(platform, roles, ours=True))
+        with contextlib.suppress(HostGone):
+            async with attached(settings) as platform, _watched(settings) as gone:
+                return await work(Tenure(platform, gone, ours=False))
+
+
+@contextlib.asynccontextmanager
+async def _watched(settings: Settings) -> AsyncIterator[asyncio.Task[None]]:
+    """Watch for the end of the process that serves a home."""
+    gone = asyncio.create_task(_host_gone(settings))
+    try:
+        yield gone
+    finally:
+        await end(gone)
+
+
+async def _host_gone(settings: Settings) -> None:
     while True:
         await asyncio.sleep(0.5)
-        try:
+        with contextlib.suppress(HomeTaken):
             os.close(lock_home(settings.home))
-        except HomeTaken:
-            continue
-        return
+            raise HostGone(f"the process that served {settings.home} has ended; do it again")
 
 
 @dataclass

@@ -10,7 +10,7 @@ import typer
 
 from evolvent import report as reports
 from evolvent import runs, task, telemetry
-from evolvent.cli import lines
+from evolvent.cli import lines, progress
 from evolvent.cli.app import (
     DEFAULT_HOME,
     FAILED,
@@ -28,7 +28,7 @@ from evolvent.cli.app import (
 from evolvent.embedded import HomeTaken, embedded
 from evolvent.ending import end
 from evolvent.errors import EvolventError
-from evolvent.hosting import HostGone, attached, host_gone, hosting, reading
+from evolvent.hosting import Tenure, attached, carry, reading
 from evolvent.models.settings import ModelSettings
 from evolvent.models.wishes import Wishes, check_key
 from evolvent.platform import Platform
@@ -124,25 +124,7 @@ async def _carry(settings: Settings, plan: runs.Plan | None, run: str | None, *,
     """Host, or attach to the process that hosts this home and take over when it ends."""
     if settings.home.is_dir() or plan is not None:
         telemetry.to_file(settings.home / "logs" / "run.jsonl")
-    search = _Search(settings, plan, run, as_json=as_json)
-    while True:
-        try:
-            async with hosting(settings, processes=processes) as roles, attached(settings) as platform:
-                return await search.follow(platform, roles)
-        except HomeTaken:
-            pass
-        try:
-            async with attached(settings) as platform:
-                if not as_json:
-                    console.print(f"another process serves {settings.home}; attached to it", markup=False)
-                return await search.follow(platform, asyncio.create_task(_until_gone(settings)))
-        except HostGone:
-            continue
-
-
-async def _until_gone(settings: Settings) -> None:
-    await host_gone(settings)
-    raise HostGone(f"the process that served {settings.home} has ended")
+    return await carry(settings, _Search(settings, plan, run, as_json=as_json).follow, processes=processes)
 
 
 class _Search:
@@ -153,15 +135,19 @@ class _Search:
         self.seen = 0
         self.summary = Summary()
 
-    async def follow(self, platform: Platform, roles: "asyncio.Task[None]") -> int:
+    async def follow(self, tenure: Tenure) -> int:
         """Watch the run to its end, or until the roles that carry it end first."""
+        platform, roles = tenure.platform, tenure.over
+        if not (tenure.ours or self.as_json):
+            console.print(f"another process serves {self.settings.home}; attached to it", markup=False)
         await self._begin(platform)
         watching = asyncio.create_task(self._watch(platform))
         stop = asyncio.Event()
         stop_on_signals(stop)
         stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({watching, roles, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {watching, roles, stopping}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if watching.done():
                 return await self._end(platform, watching.result())
             if roles.done():
@@ -169,7 +155,7 @@ class _Search:
             errors.print(f"\nstopped; nothing is lost, go on with: evolvent run {self.run}", markup=False)
             return 130
         finally:
-            await end(watching, stopping, roles)
+            await end(watching, stopping)
 
     async def _begin(self, platform: Platform) -> None:
         if self.plan is not None:
@@ -182,13 +168,17 @@ class _Search:
             await runs.issue(platform, self.run, Resume())
 
     async def _watch(self, platform: Platform) -> RunFinished:
-        """Print each fact once, also across a change of host.
+        """Print each fact once, also across a change of host, and how long experiments go.
 
         Raises:
             EvolventError: the conductor gave up a fact, so the run cannot end by itself.
         """
         assert self.run is not None
-        filters = [*FOLD.filters(self.run), filter_for(HandlingFailed, self.run)]
+        async with contextlib.nullcontext() if self.as_json else progress.shown(platform, self.run):
+            return await self._read(platform, self.run)
+
+    async def _read(self, platform: Platform, run: str) -> RunFinished:
+        filters = [*FOLD.filters(run), filter_for(HandlingFailed, run)]
         async for record in platform.log("user").follow(filters, start=self.seen + 1):
             self.seen = record.sequence
             self.summary = FOLD.advance(self.summary, record)
@@ -198,7 +188,7 @@ class _Search:
                 return record.fact
             if isinstance(record.fact, HandlingFailed) and record.fact.role == "conductor":
                 raise EvolventError(f"the conductor could not handle {record.fact.handled}: {record.fact.error}")
-        raise EvolventError(f"the log of run {self.run} ended")
+        raise EvolventError(f"the log of run {run} ended")
 
     async def _end(self, platform: Platform, finished: RunFinished) -> int:
         path = None
