@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from typing import Any
 Manifest = dict[str, Any]
 VOLUMES = ("task", "program", "socket", "credentials")
 _PASSED = ("PATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_HERE = {"EVOLVENT_GROUP_HOST": "127.0.0.1"}
+"""All pods are on this machine, which looks no name of a cluster up."""
+_FIELD = re.compile(r"metadata\.labels\['(?P<label>.+)'\]")
 
 
 class Kubelet:
@@ -33,9 +37,9 @@ class Kubelet:
         spec = pod["spec"]
         codes = {}
         for container in spec["initContainers"]:
-            codes |= await self._run([container], root)
+            codes |= await self._run([container], pod, root)
         if not any(codes.values()):
-            codes |= await self._run(spec["containers"], root)
+            codes |= await self._run(spec["containers"], pod, root)
         self.codes.append(codes)
         return {container["name"]: codes.get(container["name"], 1) for container in spec["containers"]}
 
@@ -48,11 +52,11 @@ class Kubelet:
             (root / "credentials" / name).write_text(text)
         return root
 
-    async def _run(self, containers: list[Manifest], root: Path) -> dict[str, int]:
+    async def _run(self, containers: list[Manifest], pod: Manifest, root: Path) -> dict[str, int]:
         processes: dict[str, asyncio.subprocess.Process] = {}
         try:
             for container in containers:
-                processes[container["name"]] = await self._start(container, root)
+                processes[container["name"]] = await self._start(container, pod, root)
             return {name: await process.wait() for name, process in processes.items()}
         finally:
             for process in processes.values():
@@ -60,13 +64,13 @@ class Kubelet:
                     os.killpg(process.pid, signal.SIGKILL)
                     await process.wait()
 
-    async def _start(self, container: Manifest, root: Path) -> asyncio.subprocess.Process:
+    async def _start(self, container: Manifest, pod: Manifest, root: Path) -> asyncio.subprocess.Process:
         own = root / container["name"]
         own.mkdir()
         for name in VOLUMES:
             if any(mount["mountPath"] == f"/{name}" for mount in container["volumeMounts"]):
                 (own / name).symlink_to(root / name)
-        environment = {item["name"]: item["value"] for item in container["env"]} | {"EVOLVENT_POD_ROOT": str(own)}
+        environment = {item["name"]: _value(item, pod) for item in container["env"]} | {"EVOLVENT_POD_ROOT": str(own)}
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         program, *arguments = container["command"]
         assert "python" == program
@@ -77,3 +81,12 @@ class Kubelet:
 
     def logs(self) -> str:
         return "\n".join(f"{path}:\n{path.read_text()}" for path in sorted(self.folder.glob("*/*.log")))
+
+
+def _value(item: Manifest, pod: Manifest) -> str:
+    """A variable's value, or the pod's label that it refers to."""
+    if "value" in item:
+        return _HERE.get(item["name"], str(item["value"]))
+    field = _FIELD.fullmatch(item["valueFrom"]["fieldRef"]["fieldPath"])
+    assert field is not None, item
+    return str(pod["metadata"]["labels"][field["label"]])

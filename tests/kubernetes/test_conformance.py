@@ -1,21 +1,29 @@
-"""The fake API server answers as a real one did; a real one (KUBECONFIG) can be asked in its place."""
+"""The fake API server answers as a real one did; a real one can be asked in its place.
+
+KUBECONFIG names it, and namespaces are made in it; its users `admin` (the current one) and `limited` (may read Jobs)
+have tokens. STAND_IN_KUBELET: it is a control plane without nodes, and what its pods do is played.
+"""
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 
+from tests.kubernetes.access import Access
 from tests.kubernetes.conformance import ENDS, NAMESPACE, Exchange, Replay, events_by_object, job, normal, recorded
 from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster, Node
+from tests.kubernetes.standin import StandIn
 
 RATE = 5.0
+PATIENCE_SECONDS = 15.0
 JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 EXCHANGES = recorded()
+OURS = f"probe-{os.getpid()}" if "KUBECONFIG" in os.environ else NAMESPACE
 Answers = dict[str, Exchange]
 
 
@@ -24,15 +32,20 @@ async def _send(replay: Replay, method: str, path: str, body: Any = None) -> Exc
 
 
 async def _until(replay: Replay, path: str, ready: Callable[[Exchange], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not ready(await _send(replay, "GET", path)):  # noqa: ASYNC110 - the recorder could only ask, too
-            await asyncio.sleep(0.02)
+    """Give up in the end: what a server does not do then shows in the exchanges that need it, and in no others."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not ready(await _send(replay, "GET", path)):  # noqa: ASYNC110 - the recorder could only ask, too
+                await asyncio.sleep(0.02)
 
 
 def _has(kind: str) -> Callable[[Exchange], bool]:
-    return lambda answer: any(
-        c["type"] == kind and c["status"] == "True" for c in answer["body"].get("status", {}).get("conditions", [])
-    )
+    def ready(answer: Exchange) -> bool:
+        status = answer["body"].get("status", {})
+        found = status.get("conditions", []) if isinstance(status, dict) else []
+        return any(c["type"] == kind and c["status"] == "True" for c in found)
+
+    return ready
 
 
 async def _finished(replay: Replay) -> None:
@@ -54,17 +67,24 @@ async def _ended(replay: Replay) -> None:
     await _until(replay, f"{JOBS}/idx", _has("Complete"))
     await _until(replay, f"{JOBS}/ttl", lambda answer: answer["status"] == 404)
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=job-name%3Dbig"
-    await _until(replay, pods, lambda answer: "conditions" in answer["body"]["items"][0]["status"])
+    await _until(replay, pods, lambda answer: any("conditions" in pod["status"] for pod in answer["body"]["items"]))
 
 
 async def _collected(replay: Replay) -> None:
     await _until(replay, f"{JOBS}/idx", lambda answer: answer["status"] == 404)
 
 
+async def _quota_counted(replay: Replay) -> None:
+    """A quota holds once its controller has counted what is there."""
+    path = f"/api/v1/namespaces/{NAMESPACE}/resourcequotas/q"
+    await _until(replay, path, lambda answer: "used" in answer["body"]["status"])
+
+
 BEFORE: dict[str, Callable[[Replay], Awaitable[None]]] = {
     "job get finished": _finished,
     "suspended job status": _suspended,
     "status fail": _ended,
+    "quota exceeded 403": _quota_counted,
     "get deleting (foreground finalizer)": _collected,
 }
 """What the recorder waited for."""
@@ -99,38 +119,37 @@ async def _against_the_fake() -> Answers:
         return await _replay_all(replay, list(EXCHANGES), cluster.store.compact)
 
 
-NEEDS_KUBELET = (
+PODS_END = (
     "job get finished", "pods by label", "list selector", "fieldSelector metadata", "list limit", "list continue",
     "Table get", "PUT", "immutable", "merge patch", "strategic patch", "watch", "status ", "pending pod", "pod log",
-    "quota exceeded", "delete", "get deleting", "generateName", "openapi", "cluster-wide",
+    "quota exceeded", "delete", "get deleting", "generateName",
 )  # fmt: skip
-"""A real cluster has real nodes: what depends on pods that end in half a second is replayed on the fake only."""
+"""Asked where pods end as their annotations say: of the fake, and of a control plane whose kubelet we stand in for."""
+THIS_SERVER = ("openapi", "cluster-wide")
+"""Depends on what else a server serves, and on when its etcd was compacted."""
 
 
-async def _against(url: str, tokens: dict[str, str]) -> Answers:
-    names = [name for name in EXCHANGES if not name.startswith(NEEDS_KUBELET)]
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session:
-        replay = Replay(session, url, tokens, 1.0, namespace=f"probe-{os.getpid()}")
-        try:
-            return await _replay_all(replay, names, lambda: None)
-        finally:
-            for suffix in ("", "-r"):
-                await _send(replay, "DELETE", f"/api/v1/namespaces/{NAMESPACE}{suffix}")
+async def _against(access: Access) -> Answers:
+    async with AsyncExitStack() as stack:
+        if "STAND_IN_KUBELET" in os.environ:
+            admin = await stack.enter_async_context(access.session("admin"))
+            await stack.enter_async_context(StandIn(admin, Node("sim-h100-0", gpus=8)).running())
+        session = await stack.enter_async_context(access.session())
+        replay = Replay(session, access.url, access.tokens, 1.0, namespace=OURS)
+        stack.push_async_callback(_clean, replay)
+        print((await _send(replay, "GET", "/version"))["body"]["gitVersion"])
+        return await _replay_all(replay, _asked(), lambda: None)
 
 
-def _real_cluster(path: str) -> tuple[str, dict[str, str]]:
-    """Server and tokens of the current context; the limited user's token is the user named `limited`."""
-    config = yaml.safe_load(Path(path).read_text())
-    by_name = {user["name"]: user["user"].get("token", "") for user in config["users"]}
-    context = next(c["context"] for c in config["contexts"] if c["name"] == config["current-context"])
-    server = next(c["cluster"]["server"] for c in config["clusters"] if c["name"] == context["cluster"])
-    return server, {"admin": by_name[context["user"]], "limited": by_name.get("limited", "")}
+async def _clean(replay: Replay) -> None:
+    for suffix in ("", "-r"):
+        await _send(replay, "DELETE", f"/api/v1/namespaces/{NAMESPACE}{suffix}")
 
 
 @pytest.fixture(scope="session")
 def answers() -> Iterator[Answers]:
     path = os.environ.get("KUBECONFIG")
-    found = asyncio.run(_against(*_real_cluster(path)) if path else _against_the_fake())
+    found = asyncio.run(_against(Access.of(Path(path))) if path else _against_the_fake())
     print(f"replayed {len(found)} of {len(EXCHANGES)} exchanges against {path or 'the fake'}")
     yield found
 
@@ -147,9 +166,10 @@ def _served(expected: Exchange, actual: Exchange) -> Any:
 
 
 def _asked() -> list[str]:
-    if "KUBECONFIG" in os.environ:
-        return [name for name in EXCHANGES if not name.startswith(NEEDS_KUBELET)]
-    return list(EXCHANGES)
+    if "KUBECONFIG" not in os.environ:
+        return list(EXCHANGES)
+    passed_over = THIS_SERVER if "STAND_IN_KUBELET" in os.environ else THIS_SERVER + PODS_END
+    return [name for name in EXCHANGES if not name.startswith(passed_over)]
 
 
 def test_every_recorded_exchange_is_known() -> None:
@@ -165,6 +185,6 @@ def test_the_answer_is_that_of_the_recorded_server(name: str, answers: Answers) 
         shown = {path: found["serverRelativeURL"].split("?")[0] for path, found in actual["body"]["paths"].items()}
         assert shown == _served(expected["body"], actual["body"])
     elif "events" in expected:
-        assert events_by_object(actual["events"], NAMESPACE) == events_by_object(expected["events"], NAMESPACE)
+        assert events_by_object(actual["events"], OURS) == events_by_object(expected["events"], NAMESPACE)
     else:
-        assert normal(actual["body"]) == normal(expected["body"])
+        assert normal(actual["body"], OURS) == normal(expected["body"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from evolvent.errors import Refused
 from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_engineer.kubernetes.manifests import experiment_job, identity_of
+from evolvent_engineer.kubernetes.manifests import experiment_job, identity_of, peer_policy
 from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
 from tests.kubernetes.orders import SECRET, order, settings
 
@@ -71,7 +71,11 @@ def test_evaluator_and_candidate_share_nothing_but_a_socket_in_memory(name: str)
 def test_the_candidate_sees_neither_key_nor_task_nor_seed() -> None:
     candidate = containers(experiment_job(*TRAINING))["candidate"]
     assert {"socket", "candidate-tmp", "candidate-shm"} == mounts(experiment_job(*TRAINING), "candidate")
-    assert {"EVOLVENT_SPEC", "EVOLVENT_PROFILE", "EVOLVENT_SANDBOX"} == {item["name"] for item in candidate["env"]}
+    group = {f"EVOLVENT_{name}" for name in ("PODS", "GROUP_SECONDS", "GROUP_HOST", "GROUP_PORT")}
+    known = {"EVOLVENT_SPEC", "EVOLVENT_PROFILE", "EVOLVENT_SANDBOX"}
+    assert known | group == {item["name"] for item in candidate["env"]}
+    alone = containers(experiment_job(*PLAIN))["candidate"]
+    assert known == {item["name"] for item in alone["env"]}
 
 
 def test_only_the_evaluator_has_the_key_and_no_annotation_repeats_it() -> None:
@@ -90,6 +94,41 @@ def test_the_sandbox_within_is_what_the_runtime_can_give(more: dict[str, Any], t
     found = containers(experiment_job(order(), settings(**more)))
     for name in ("evaluator", "candidate"):
         assert {"name": "EVOLVENT_SANDBOX", "value": tier} in found[name]["env"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_policy_of_a_job_of_several_pods_is_valid_in_every_supported_version(version: str) -> None:
+    job = experiment_job(*TRAINING)
+    job["metadata"]["uid"] = "7"
+    assert version == kubernetes_validate.validate(peer_policy(job), version, strict=True)
+
+
+def test_the_policy_lets_the_pods_of_one_job_reach_each_other_and_is_owned_by_it() -> None:
+    job = experiment_job(*TRAINING)
+    job["metadata"]["uid"] = "7"
+    name, peers = job["metadata"]["name"], {"podSelector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "7"}}}
+    assert {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": f"{name}-7",
+            "namespace": "evolvent-experiments",
+            "labels": {"app.kubernetes.io/name": "experiment", "app.kubernetes.io/managed-by": "evolvent-engineer"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": "7"}],
+        },
+        "spec": {
+            **peers,
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [peers]}],
+            "egress": [{"to": [peers]}],
+        },
+    } == peer_policy(job)
+
+
+@given(st.integers(2, 10**6))
+def test_the_host_name_of_every_pod_of_several_is_a_dns_label(pods: int) -> None:
+    identity = Identity("r" * 26, "h999999999.9999", "s" * 26, 2**63 - 1, 99)
+    assert len(f"{identity.name}-{pods - 1}") <= 63
 
 
 def test_only_the_candidate_has_a_gpu() -> None:

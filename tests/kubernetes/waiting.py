@@ -1,6 +1,7 @@
 """Waiting for what a cluster does, and looking at it."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -41,3 +42,9 @@ def pods(cluster: Cluster) -> list[Manifest]:
 
 def running(cluster: Cluster) -> list[Manifest]:
     return [pod for pod in pods(cluster) if pod["status"]["phase"] == "Running"]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 from tests.kubernetes.fake import defaults
 from tests.kubernetes.fake.clock import Clock
 from tests.kubernetes.fake.jobs import JobController
-from tests.kubernetes.fake.kubelet import Kubelet, Script
+from tests.kubernetes.fake.kubelet import Kubelet
+from tests.kubernetes.fake.playing import Script
 from tests.kubernetes.fake.pods import disrupt, ended
-from tests.kubernetes.fake.resources import JOBS, NAMESPACES, PODS, PRIORITY_CLASSES, Resource
+from tests.kubernetes.fake.quotas import QuotaController
+from tests.kubernetes.fake.resources import JOBS, NAMESPACES, NETWORK_POLICIES, PODS, PRIORITY_CLASSES, Resource
 from tests.kubernetes.fake.scheduler import Node, Scheduler
 from tests.kubernetes.fake.status import Manifest
 from tests.kubernetes.fake.store import Change, Key, Store
@@ -25,14 +27,18 @@ class Cluster:
     clock: Clock = field(default_factory=Clock)
     nodes: tuple[Node, ...] = (Node("gpu-0"),)
     track_fields: bool = True
+    kubelet: bool = True
+    """Whether pods that are bound to a node run; otherwise somebody else writes their status."""
 
     def __post_init__(self) -> None:
         self.store = Store(self.clock, track_fields=self.track_fields)
         self._scripts: list[tuple[str, tuple[Script, ...]]] = []
         self._owned: dict[str, dict[Key, None]] = defaultdict(dict)
         self.jobs = JobController(self)
+        QuotaController(self)
         self.scheduler = Scheduler(self, list(self.nodes))
-        self.kubelet = Kubelet(self)
+        if self.kubelet:
+            Kubelet(self)
         self.store.listen(self._on_change)
         self.namespace("default")
 
@@ -103,7 +109,8 @@ class Cluster:
         if pod is None or ("deletionTimestamp" in pod["metadata"] and grace != 0):
             return
         seconds = pod["spec"]["terminationGracePeriodSeconds"] if grace is None else grace
-        pod["metadata"] |= {"deletionTimestamp": self.clock.stamp(), "deletionGracePeriodSeconds": seconds}
+        stamp = self.clock.stamp(self.clock.seconds + seconds)  # the server's is that of the end of the grace
+        pod["metadata"] |= {"deletionTimestamp": stamp, "deletionGracePeriodSeconds": seconds}
         pod["metadata"]["generation"] = pod["metadata"].get("generation", 1) + 1
         self.store.update(PODS, pod, "")
 
@@ -143,9 +150,17 @@ class Cluster:
         if change.key[0] == JOBS.qualified and change.after is None:
             for pod in self.pods_of(change.final["metadata"]["uid"]):
                 self._later_delete(PODS, pod)
+            self.clock.call_later(0, lambda: self._collect_policies(change.final["metadata"]["uid"]))
 
     def _later_delete(self, _: Resource, pod: Manifest) -> None:
         self.clock.call_later(0, lambda: self.delete_pod(pod["metadata"]["namespace"], pod["metadata"]["name"]))
+
+    def _collect_policies(self, owner: str) -> None:
+        """The garbage collector: what only a removed object owned goes after it."""
+        for policy in self.store.all(NETWORK_POLICIES):
+            metadata = policy["metadata"]
+            if [owner] == [found["uid"] for found in metadata.get("ownerReferences", [])]:
+                self.store.remove(NETWORK_POLICIES, metadata["namespace"], metadata["name"])
 
     def _index(self, change: Change) -> None:
         for item, keep in ((change.before, False), (change.after, True)):

@@ -109,3 +109,9 @@ def namespace(item: Manifest) -> None:
 
 def bare(item: Manifest) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in ("kind", "apiVersion")}
+
+
+def pod_conditions(item: Manifest) -> None:
+    """A time that is not known is written as null, also where a patch took it away."""
+    for condition in item["status"].get("conditions", []):
+        condition.setdefault("lastProbeTime", None)

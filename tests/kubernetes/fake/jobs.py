@@ -209,6 +209,8 @@ class JobController:
             pod["metadata"]["labels"] = pod["metadata"]["labels"] | {INDEX: str(index)}
             pod["metadata"]["annotations"] = pod["metadata"].get("annotations", {}) | {INDEX: str(index)}
         pod["spec"] = clone(template["spec"])
+        if index is not None:
+            number(pod["spec"], f"{metadata['name']}-{index}")
         defaults.pod(pod, self._cluster.priority)
         owned = pod | {"status": {}, "spec": {k: v for k, v in pod["spec"].items() if k not in _ADMITTED}}
         return self._cluster.store.create(PODS, pod, MANAGER, owned)
@@ -262,6 +264,15 @@ class JobController:
 
 _ADMITTED = ("priority", "preemptionPolicy", "tolerations")
 """Filled in by admission, so that the creator does not own them."""
+
+
+def number(spec: Manifest, hostname: str) -> None:
+    """Give a pod of an Indexed Job its host name, and every container its index."""
+    spec["hostname"] = hostname
+    field = {"apiVersion": "v1", "fieldPath": f"metadata.labels['{INDEX}']"}
+    for container in spec.get("initContainers", []) + spec["containers"]:
+        if all(item["name"] != "JOB_COMPLETION_INDEX" for item in container.get("env", [])):
+            container.setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": field}})
 
 
 def _index(pod: Manifest) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.kubernetes.fake.pods import disrupt, ended, set_condition, terminating
+from tests.kubernetes.fake.playing import KILLED, Script, begin, end, evict, wait
+from tests.kubernetes.fake.pods import ended, terminating
 from tests.kubernetes.fake.resources import PODS
 from tests.kubernetes.fake.status import Manifest
 
@@ -17,37 +18,6 @@ if TYPE_CHECKING:
     from tests.kubernetes.fake.store import Change
 
 MANAGER = "kubelet"
-
-
-@dataclass(frozen=True)
-class Script:
-    """What a pod does once it is bound to a node."""
-
-    seconds: float = 1.0
-    exits: Mapping[str, int] = field(default_factory=dict)
-    """Exit code by container; the others end with 0."""
-    oom: str = ""
-    """Container that the kernel kills for memory."""
-    pull_error: str = ""
-    """Container whose image cannot be pulled; the pod then waits for ever."""
-    evicted: str = ""
-    """Message of an eviction by the kubelet after `seconds`."""
-    pressure: bool = True
-    """Whether the eviction is the node's fault (memory or disk pressure) or the pod's own (its disk limit)."""
-
-    run: Callable[[Manifest], Awaitable[Mapping[str, int]]] | None = None
-    """Really runs the pod's containers and returns their exit codes; it is cancelled when the pod is deleted."""
-
-    @classmethod
-    def of_annotations(cls, found: Mapping[str, str]) -> Script:
-        """Read `sim/seconds` and `sim/exit`, as the recorded Jobs carry them."""
-        code = int(found.get("sim/exit", "0"))
-        return cls(seconds=float(found.get("sim/seconds", "1")), exits={"*": code} if code else {})
-
-    def code(self, container: str) -> int:
-        if container == self.oom:
-            return 137
-        return self.exits.get(container, self.exits.get("*", 0))
 
 
 class Kubelet:
@@ -91,15 +61,10 @@ class Kubelet:
         owner = pod["metadata"].get("labels", {}).get("controller-uid", pod["metadata"]["uid"])
         script = self._cluster.script_for(pod, self._numbers[owner])
         self._numbers[owner] += 1
-        stamp = self._cluster.clock.stamp()
-        pod["status"]["startTime"] = stamp
         if script.pull_error:
             self._wait_for_image(pod, script.pull_error)
             return
-        pod["status"]["phase"] = "Running"
-        for kind in ("Initialized", "Ready", "ContainersReady"):
-            set_condition(pod, kind, True, stamp)
-        pod["status"]["containerStatuses"] = [self._running(c, stamp) for c in pod["spec"]["containers"]]
+        begin(pod, self._cluster.clock.stamp())
         self._save(pod)
         if script.run is not None:
             task = asyncio.get_running_loop().create_task(self._really_run(namespace, name, script))
@@ -117,32 +82,23 @@ class Kubelet:
             self._end(current, codes, script)
 
     def _wait_for_image(self, pod: Manifest, container: str) -> None:
+        since = self._cluster.clock.stamp()
         for reason, delay in (("ErrImagePull", 0), ("ImagePullBackOff", 10)):
             waiting = {"reason": reason, "message": f"failed to pull the image of {container}: not found"}
-            self._cluster.clock.call_later(delay, lambda waiting=waiting: self._waiting(pod, container, waiting))  # type: ignore[misc]
+            self._cluster.clock.call_later(delay, partial(self._waiting, pod, container, waiting, since))
 
-    def _waiting(self, pod: Manifest, container: str, waiting: Manifest) -> None:
+    def _waiting(self, pod: Manifest, container: str, waiting: Manifest, since: str) -> None:
         current = self._load(pod["metadata"]["namespace"], pod["metadata"]["name"])
-        if current is None:
-            return
-        current["status"]["startTime"] = pod["status"]["startTime"]
-        current["status"]["containerStatuses"] = [
-            _status(c, {"waiting": waiting if c["name"] == container else {"reason": "PodInitializing"}}, ready=False)
-            for c in pod["spec"]["containers"]
-        ]
-        self._save(current)
-
-    def _running(self, container: Manifest, stamp: str) -> Manifest:
-        return _status(container, {"running": {"startedAt": stamp}}, ready=True)
+        if current is not None:
+            wait(current, container, waiting, since)
+            self._save(current)
 
     def _finish(self, namespace: str, name: str, script: Script) -> None:
         pod = self._load(namespace, name)
         if pod is None or terminating(pod):
             return
         if script.evicted:
-            pod["status"] |= {"reason": "Evicted", "message": script.evicted}
-            if script.pressure:
-                disrupt(pod, "TerminationByKubelet", script.evicted, self._cluster.clock.stamp())
+            evict(pod, script, self._cluster.clock.stamp())
         self._end(pod, {c["name"]: script.code(c["name"]) for c in pod["spec"]["containers"]}, script)
 
     def _stop(self, namespace: str, name: str) -> None:
@@ -150,28 +106,8 @@ class Kubelet:
             task.cancel()
         pod = self._load(namespace, name)
         if pod is not None:
-            self._end(pod, {c["name"]: 143 for c in pod["spec"]["containers"]}, Script())
+            self._end(pod, {c["name"]: KILLED for c in pod["spec"]["containers"]}, Script())
 
     def _end(self, pod: Manifest, codes: Mapping[str, int], script: Script) -> None:
-        stamp = self._cluster.clock.stamp()
-        failed = bool(script.evicted) or any(codes.values())
-        pod["status"]["phase"] = "Failed" if failed else "Succeeded"
-        for kind in ("Ready", "ContainersReady"):
-            set_condition(pod, kind, False, stamp, reason="PodFailed" if failed else "PodCompleted")
-        if "startTime" in pod["status"]:
-            started = pod["status"]["startTime"]
-            pod["status"]["containerStatuses"] = [
-                _terminated(c, codes[c["name"]], script.oom, started, stamp) for c in pod["spec"]["containers"]
-            ]
+        end(pod, codes, script, self._cluster.clock.stamp())
         self._save(pod)
-
-
-def _status(container: Manifest, state: Manifest, *, ready: bool) -> Manifest:
-    found: Manifest = {"name": container["name"], "state": state, "lastState": {}, "ready": ready, "restartCount": 0}
-    return found | {"image": container["image"], "imageID": "sim", "started": ready}
-
-
-def _terminated(container: Manifest, code: int, oom: str, started: str, stamp: str) -> Manifest:
-    reason = "OOMKilled" if container["name"] == oom else "Error" if code else "Completed"
-    found = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": stamp}
-    return _status(container, {"terminated": found}, ready=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.kubernetes.fake import defaults, patches, schema, validation
 from tests.kubernetes.fake.cluster import Cluster
+from tests.kubernetes.fake.quantities import parse
 from tests.kubernetes.fake.resources import JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target
 from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, clone, invalid
 from tests.kubernetes.fake.store import not_found
@@ -123,9 +124,9 @@ class Writer:
     def _check_quota(self, found: Target, name: str) -> None:
         counted = f"count/{found.resource.qualified}"
         for quota in self._store.all(QUOTAS, found.namespace) if found.namespace else []:
-            limit = quota["spec"].get("hard", {}).get(counted)
+            limit = quota.get("status", {}).get("hard", {}).get(counted)
             used = len(self._store.all(found.resource, found.namespace))
-            if limit is not None and used + 1 > int(limit):
+            if limit is not None and used + 1 > parse(limit):
                 numbers = f"requested: {counted}=1, used: {counted}={used}, limited: {counted}={limit}"
                 said = f"is forbidden: exceeded quota: {quota['metadata']['name']}, {numbers}"
                 message = f'{found.resource.qualified} "{name}" {said}'
@@ -183,6 +184,8 @@ class Writer:
         after = _patched(found.resource, kind, before, body)
         if found.subresource == "status":
             after = before | {"status": after["status"]}
+        if found.resource is PODS:
+            defaults.pod_conditions(after)
         return Reply(200, self._update(found, before, after, manager))
 
     def _apply(self, found: Target, body: Manifest, query: Mapping[str, str]) -> Reply:
