@@ -49,6 +49,10 @@ def load(folder: Path) -> Task:
         if not (folder / name).is_file():
             raise Refused(f"{folder} has no {name}")
     _installed(spec)
+    if (folder / "prompts").is_dir():
+        from evolvent.models.prompts import check_own  # what asks models is slow to import, and few tasks need it
+
+        check_own(folder)
     baseline = {str(path.relative_to(folder / "baseline")): path.read_text() for path in _files(folder / "baseline")}
     shelf = folder / "knowledge"
     return Task(

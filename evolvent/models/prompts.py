@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path, PurePath
 from string import Template as Placeholders
@@ -17,6 +18,8 @@ from evolvent_schemas.values import canonical, sha256
 _SECTION = re.compile(r"^\[(system|user)\]\n", re.MULTILINE)
 FOLDER = "prompts"
 """Where a task folder keeps its own templates, as `<role>/<name>.txt`."""
+GROUP = "evolvent.prompts"
+"""Entry points that name, by role, the module with its `TEMPLATES`: the version of each that is shipped beside it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,22 @@ def overrides_in(folder: Path, role: str, known: Collection[str]) -> dict[str, s
         return overrides({str(path): path.read_bytes() for path in (folder / FOLDER / role).glob("*")}, known)
     except OSError as error:
         raise Refused(f"a prompt cannot be read: {error}") from error
+
+
+def check_own(folder: Path) -> None:
+    """Check the templates that a task folder brings against those of the installed roles, before anything is spent.
+
+    Raises:
+        Refused: a file overrides none, or cannot stand in for the one that it overrides.
+    """
+    roles = {entry.name: entry for entry in entry_points(group=GROUP)}
+    for place in sorted((folder / FOLDER).glob("*")):
+        if place.name not in roles:
+            raise Refused(f"{place} is the folder of no role that asks models{_nearest(place.name, roles)}")
+        shipped = roles[place.name].load()
+        own = overrides_in(folder, place.name, shipped.TEMPLATES)
+        for name in own:
+            template(shipped.__name__, name, shipped.TEMPLATES[name], own)
 
 
 def overrides(found: Mapping[str, bytes], known: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from evolvent import task
 from evolvent.errors import Refused
 from evolvent.models import (
     Message,
@@ -29,6 +31,7 @@ from evolvent_researcher.edits import Hunk, written_edit, written_file
 from evolvent_schemas.values import Grant, Lesson, Objective, ProgramSpec, Retrieved
 from tests.models.scripted import Says, Server, says_json, scripted
 
+TASK = Path(__file__).parents[2] / "bench" / "tasks" / "instant"
 PROGRAM = {"program.py": "def pack():\n    return 1\n"}
 DESIGN = {"motivation": "more", "cited": ["item-1"], "prediction": {"low": 0, "expected": 1, "high": 2}}
 EDIT = written_edit("program.py", Hunk(("    return 1",), ("    return 2",)))
@@ -241,13 +244,13 @@ def test_a_task_overrides_a_template(tmp_path: Path) -> None:
     folder = tmp_path / "prompts" / "researcher"
     folder.mkdir(parents=True)
     (folder / "design.txt").write_text("[user]\n$brief\n$parents\n$form\n")
-    overrides = overrides_in(tmp_path, "researcher", researcher.NAMES)
+    overrides = overrides_in(tmp_path, "researcher", researcher.TEMPLATES)
     request = researcher.design_request(question(), ASKING, overrides)
 
     assert "task" == request.prompt.version
     assert request.prompt.digest != researcher.design_request(question(), ASKING).prompt.digest
     assert request.messages[0].text.startswith("Pack $26 circles.")
-    assert {} == overrides_in(tmp_path, "analyzer", analyzer.NAMES)
+    assert {} == overrides_in(tmp_path, "analyzer", analyzer.TEMPLATES)
 
 
 def test_a_file_that_overrides_nothing_is_refused(tmp_path: Path) -> None:
@@ -255,7 +258,25 @@ def test_a_file_that_overrides_nothing_is_refused(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "desing.txt").write_text("[user]\n$form\n")
     with pytest.raises(Refused, match="did you mean 'design'"):
-        overrides_in(tmp_path, "researcher", researcher.NAMES)
+        overrides_in(tmp_path, "researcher", researcher.TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "complaint"),
+    [
+        ("researcher/desing.txt", "[user]\n$form\n", "did you mean 'design'"),
+        ("reseacher/design.txt", "[user]\n$form\n", "did you mean 'researcher'"),
+        ("analyzer/judge.txt", "[user]\nhow good is it?\n", r"judge.txt must contain \$form"),
+    ],
+)
+def test_a_task_whose_prompt_is_unusable_is_refused_before_anything_is_spent(
+    tmp_path: Path, path: str, text: str, complaint: str
+) -> None:
+    folder = shutil.copytree(TASK, tmp_path / "task")
+    (folder / "prompts" / path).parent.mkdir(parents=True)
+    (folder / "prompts" / path).write_text(text)
+    with pytest.raises(Refused, match=complaint):
+        task.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +294,9 @@ def test_an_unusable_template_is_refused(text: str, complaint: str) -> None:
 
 
 def test_every_shipped_template_can_be_filled() -> None:
-    for package, names in ((researcher.design.PACKAGE, researcher.NAMES), (analyzer.lesson.PACKAGE, analyzer.NAMES)):
-        for name in names:
-            shipped = template(package, name, 1)
+    for role in (researcher, analyzer):
+        for name, version in role.TEMPLATES.items():
+            shipped = template(role.__name__, name, version)
             assert shipped.fill(**dict.fromkeys(shipped.placeholders, "x"))
 
 

@@ -1,7 +1,7 @@
 """What the analyzer asks a model."""
 
 from evolvent_analyzer.prompts.lesson import (
-    NAMES,
+    TEMPLATES,
     Judgement,
     LessonReport,
     Measured,
@@ -12,7 +12,7 @@ from evolvent_analyzer.prompts.lesson import (
 )
 
 __all__ = [
-    "NAMES",
+    "TEMPLATES",
     "Judgement",
     "LessonReport",
     "Measured",

@@ -20,8 +20,8 @@ from evolvent.models import (
 from evolvent_schemas.values import CandidateId, Files, Finite, Lesson, Objective, Prediction, Value
 
 PACKAGE = "evolvent_analyzer.prompts"
-NAMES = ("lesson", "form_lesson", "judge", "form_judge", "repair")
-"""The templates that a task folder may override."""
+TEMPLATES = {"lesson": 1, "form_lesson": 1, "judge": 1, "form_judge": 1, "repair": 1}
+"""The templates that a task folder may override, each with the version that is shipped."""
 
 
 MOST_WORDS = 2000
@@ -85,7 +85,7 @@ def lesson_request(
     Raises:
         Refused: a template of the task folder is unusable.
     """
-    lesson = template(PACKAGE, "lesson", 1, overrides)
+    lesson = template(PACKAGE, "lesson", TEMPLATES["lesson"], overrides)
     changes = list(_changes(measured))
     outcome = _outcome(measured)
     quotes = Quotes.around((measured.motivation, outcome, *(text for pair in changes for text in pair)))
@@ -96,7 +96,7 @@ def lesson_request(
         experiment=quotes.quote(f"experiment {measured.candidate}", outcome),
         motivation=quotes.quote("motivation", measured.motivation or "none was given"),
         changes="\n\n".join(quotes.quote(label, text) for label, text in changes),
-        form=_text(template(PACKAGE, "form_lesson", 1, overrides)),
+        form=_text(template(PACKAGE, "form_lesson", TEMPLATES["form_lesson"], overrides)),
     )
     return _request(model, max_tokens, messages=messages, used=lesson, shape=LessonReport)
 
@@ -115,14 +115,14 @@ def judge_request(
     Raises:
         Refused: a template of the task folder is unusable.
     """
-    judge = template(PACKAGE, "judge", 1, overrides)
+    judge = template(PACKAGE, "judge", TEMPLATES["judge"], overrides)
     quotes = Quotes.around((*baseline, *baseline.values(), *candidate, *candidate.values()))
     messages = judge.fill(
         boundary=quotes.boundary,
         brief=brief.strip(),
         baseline="\n\n".join(quotes.quote(f"baseline {path}", text) for path, text in baseline.items()),
         candidate="\n\n".join(quotes.quote(f"candidate {path}", text) for path, text in candidate.items()),
-        form=_text(template(PACKAGE, "form_judge", 1, overrides)),
+        form=_text(template(PACKAGE, "form_judge", TEMPLATES["form_judge"], overrides)),
     )
     return _request(model, max_tokens, messages=messages, used=judge, shape=Judgement)
 
@@ -131,7 +131,7 @@ def repair_request(
     asked: ModelRequest, answer: ModelAnswer, fault: UnusableAnswer, overrides: Mapping[str, str] | None = None
 ) -> ModelRequest:
     """Write the one repair turn after an answer that could not be used."""
-    return repaired(asked, answer, template(PACKAGE, "repair", 1, overrides), fault=str(fault))
+    return repaired(asked, answer, template(PACKAGE, "repair", TEMPLATES["repair"], overrides), fault=str(fault))
 
 
 def _request(

@@ -1,7 +1,7 @@
 """What the researcher asks a model."""
 
 from evolvent_researcher.prompts.design import (
-    NAMES,
+    TEMPLATES,
     Asking,
     Design,
     Question,
@@ -11,4 +11,4 @@ from evolvent_researcher.prompts.design import (
     repair_request,
 )
 
-__all__ = ["NAMES", "Asking", "Design", "Question", "Shown", "design_request", "read_design", "repair_request"]
+__all__ = ["TEMPLATES", "Asking", "Design", "Question", "Shown", "design_request", "read_design", "repair_request"]

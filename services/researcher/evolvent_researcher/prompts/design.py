@@ -22,8 +22,8 @@ from evolvent_researcher.edits import EditError, Mode, apply, blocks
 from evolvent_schemas.values import CandidateId, Files, Finite, Objective, Prediction, ProgramSpec, Retrieved, Value
 
 PACKAGE = "evolvent_researcher.prompts"
-NAMES = ("design", "repair", "form_edits", "form_rewrite")
-"""The templates that a task folder may override."""
+TEMPLATES = {"design": 1, "repair": 1, "form_edits": 1, "form_rewrite": 1}
+"""The templates that a task folder may override, each with the version that is shipped."""
 _FORMS: dict[Mode, str] = {"edits": "form_edits", "rewrite": "form_rewrite"}
 
 
@@ -85,8 +85,8 @@ def design_request(question: Question, asking: Asking, overrides: Mapping[str, s
     Raises:
         Refused: a template of the task folder is unusable.
     """
-    design = template(PACKAGE, "design", 1, overrides)
-    form = template(PACKAGE, _FORMS[question.mode], 1, overrides)
+    design = template(PACKAGE, "design", TEMPLATES["design"], overrides)
+    form = template(PACKAGE, _FORMS[question.mode], TEMPLATES[_FORMS[question.mode]], overrides)
     quotes = Quotes.around(_texts(question))
     messages = design.fill(
         boundary=quotes.boundary,
@@ -115,7 +115,7 @@ def repair_request(
     asked: ModelRequest, answer: ModelAnswer, fault: UnusableAnswer, overrides: Mapping[str, str] | None = None
 ) -> ModelRequest:
     """Write the one repair turn after an answer that could not be used."""
-    return repaired(asked, answer, template(PACKAGE, "repair", 1, overrides), fault=str(fault))
+    return repaired(asked, answer, template(PACKAGE, "repair", TEMPLATES["repair"], overrides), fault=str(fault))
 
 
 def read_design(answer: ModelAnswer, question: Question) -> tuple[Design, dict[str, str]]:
