@@ -49,6 +49,21 @@ class Access:
         )
 
 
+def kubeconfig(path: Path, url: str, tokens: Mapping[str, str]) -> Path:
+    """Write a file with one context for each user, named like it; the first is current."""
+    names = list(tokens)
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": names[0],
+        "contexts": [{"name": name, "context": {"cluster": "k", "user": name}} for name in names],
+        "clusters": [{"name": "k", "cluster": {"server": url}}],
+        "users": [{"name": name, "user": {"token": token}} for name, token in tokens.items()],
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
 def _named(items: list[dict[str, Any]], name: str) -> dict[str, Any]:
     for item in items:
         if item["name"] == name:

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.kubernetes.access import Access
+from tests.kubernetes.access import Access, kubeconfig
 from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster, Node
 from tests.kubernetes.fake.clock import Clock
 from tests.kubernetes.test_conformance import EXCHANGES, PODS_END, THIS_SERVER
@@ -27,25 +26,16 @@ async def without_kubelet() -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
-def kubeconfig(without_kubelet: ApiServer, tmp_path: Path) -> Path:
-    users = [("boss", {"token": ADMIN_TOKEN}), ("limited", {"token": LIMITED_TOKEN}), ("signed", {"client-key": "k"})]
-    contexts = {"c": "boss", "bare": "signed"}
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": name, "context": {"cluster": "k", "user": user}} for name, user in contexts.items()],
-        "clusters": [{"name": "k", "cluster": {"server": without_kubelet.url}}],
-        "users": [{"name": name, "user": user} for name, user in users],
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    return tmp_path / "config"
+def config(without_kubelet: ApiServer, tmp_path: Path) -> Path:
+    return kubeconfig(tmp_path / "config", without_kubelet.url, {"admin": ADMIN_TOKEN, "limited": LIMITED_TOKEN})
 
 
-async def _suite(kubeconfig: Path, **environment: str) -> str:
+async def _suite(config: Path, **environment: str) -> str:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/kubernetes/test_conformance.py", "-rA"]
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
-        env=os.environ | {"KUBECONFIG": str(kubeconfig)} | environment,
+        env=os.environ | {"KUBECONFIG": str(config)} | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -58,19 +48,19 @@ def _passed(shown: str) -> int:
     return sum(line.startswith("PASSED") and "the_answer_is" in line for line in shown.splitlines())
 
 
-async def test_a_control_plane_without_nodes_is_asked_all_but_what_its_build_decides(kubeconfig: Path) -> None:
-    shown = await _suite(kubeconfig, STAND_IN_KUBELET="1")
+async def test_a_control_plane_without_nodes_is_asked_all_but_what_its_build_decides(config: Path) -> None:
+    shown = await _suite(config, STAND_IN_KUBELET="1")
     assert sum(not name.startswith(THIS_SERVER) for name in EXCHANGES) == _passed(shown)
     assert "v1.36.2" in shown
 
 
-async def test_a_cluster_with_nodes_of_its_own_is_asked_nothing_that_needs_ours(kubeconfig: Path) -> None:
-    shown = await _suite(kubeconfig)
+async def test_a_cluster_with_nodes_of_its_own_is_asked_nothing_that_needs_ours(config: Path) -> None:
+    shown = await _suite(config)
     assert sum(not name.startswith(THIS_SERVER + PODS_END) for name in EXCHANGES) == _passed(shown)
 
 
-def test_a_user_without_a_token_is_refused(kubeconfig: Path) -> None:
+def test_a_user_without_a_token_is_refused(config: Path) -> None:
     """A certificate would answer for the requests that are meant to be anonymous."""
-    kubeconfig.write_text(kubeconfig.read_text().replace("current-context: c", "current-context: bare"))
-    with pytest.raises(ValueError, match="user signed needs a token"):
-        Access.of(kubeconfig)
+    config.write_text(config.read_text().replace("token: admin-token", "client-key: key"))
+    with pytest.raises(ValueError, match="user admin needs a token"):
+        Access.of(config)

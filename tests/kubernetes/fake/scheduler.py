@@ -30,13 +30,15 @@ class Node:
     gpus: int = 8
     cpu: int = 64
     memory: str = "512Gi"
+    disk: str = "4Ti"
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[tuple[str, str], ...] = ()
     """`(key, value)`, all with effect NoSchedule."""
     ready: bool = True
 
     def capacity(self) -> Amounts:
-        return {"nvidia.com/gpu": Decimal(self.gpus), "cpu": Decimal(self.cpu), "memory": parse(self.memory)}
+        room = {"cpu": Decimal(self.cpu), "memory": parse(self.memory), "ephemeral-storage": parse(self.disk)}
+        return room | {"nvidia.com/gpu": Decimal(self.gpus)}
 
 
 class Scheduler:
