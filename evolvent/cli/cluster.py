@@ -17,6 +17,7 @@ from evolvent.checks import Check
 RIGHTS = {
     "jobs": ("batch", ("create", "get", "list", "watch", "delete", "deletecollection")),
     "pods": ("", ("get", "list", "watch")),
+    "networkpolicies": ("networking.k8s.io", ("create",)),
 }
 """What the engineer asks of the API server; k8s/base/engineer/rights.yaml grants it."""
 PATIENCE = 5.0

@@ -92,7 +92,8 @@ async def test_a_cluster_that_can_run_passes(bus: Guarded, server: ApiServer) ->
 async def test_missing_rights_are_named_one_by_one(bus: Guarded, server: ApiServer) -> None:
     code, found = await examine(bus, server.url, LIMITED_TOKEN)
     assert (1, "fail") == (code, found["rights"]["verdict"])
-    assert "cannot create jobs, delete jobs, deletecollection jobs in evolvent-experiments" == found["rights"]["seen"]
+    missing = "create jobs, delete jobs, deletecollection jobs, create networkpolicies"
+    assert f"cannot {missing} in evolvent-experiments" == found["rights"]["seen"]
     assert "rights.yaml" in found["rights"]["mend"]
 
 

@@ -18,6 +18,7 @@ from evolvent_engineer.confinement import Spec
 from evolvent_engineer.kubernetes.depot import Depot
 from evolvent_engineer.kubernetes.settings import Order
 from evolvent_engineer.local import LocalBackend
+from evolvent_engineer.pod.evaluate import lost_a_peer
 from evolvent_engineer.pod.group import gather
 from evolvent_engineer.pod.results import Told, agreed, sign
 from evolvent_engineer.pod.servers import fork_server
@@ -197,18 +198,47 @@ async def test_one_machine_refuses_several_pods_and_says_what_to_do(tmp_path: Pa
         ([GOOD], GOOD),
         ([CRASHED], CRASHED),
         ([FORGED, GOOD], FORGED),
-        ([STARVED, CRASHED], replace(STARVED, message="rank 0 of 2: memory reached 600 MiB")),
-        ([GOOD, CRASHED], replace(CRASHED, message="rank 1 of 2: connection closed by peer")),
+        ([GOOD, CRASHED], replace(CRASHED, message="rank 1 of 2, crashed: connection closed by peer")),
     ],
 )
 def test_one_outcome_is_made_of_all(told: list[Outcome], outcome: Outcome) -> None:
     assert outcome == agreed([Told(rank, each) for rank, each in enumerate(told)])
 
 
-def test_the_failure_that_was_told_first_is_the_cause() -> None:
-    found = agreed([Told(1, STARVED), Told(0, CRASHED)])
+def test_the_failure_that_was_told_first_is_the_cause_and_the_others_are_told_behind_it() -> None:
+    found = agreed([Told(1, STARVED), Told(2, GOOD), Told(0, CRASHED)])
     assert isinstance(found, Failed)
-    assert ("memory_limit", "rank 1 of 2: memory reached 600 MiB") == (found.reason, found.message)
+    assert "memory_limit" == found.reason
+    lines = ["rank 1 of 3, memory_limit: memory reached 600 MiB", "rank 0 of 3, crashed: connection closed by peer"]
+    assert lines == found.message.splitlines()
+
+
+def test_many_failures_share_the_room_of_one() -> None:
+    found = agreed([Told(rank, replace(CRASHED, message="x" * 4000)) for rank in range(64)])
+    assert isinstance(found, Failed)
+    assert len(found.message) < 6000
+    assert "rank 63 of 64, crashed: xx" in found.message
+
+
+TRACEBACK = 'Traceback (most recent call last):\n  File "program.py", line 9, in train\n    peer.recv(1)\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("ConnectionResetError: [Errno 104] Connection reset by peer", True),
+        ("RuntimeError: [../gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:4711", True),
+        ("torch.distributed.DistBackendError: NCCL error\nncclRemoteError: a remote process exited", True),
+        ("ValueError: the cause", False),
+    ],
+)
+def test_only_an_exceptions_own_words_tell_that_a_peer_was_lost(text: str, lost: bool) -> None:
+    assert lost is lost_a_peer(Failed("crashed", f"{TRACEBACK}{text}\n"))
+    assert not lost_a_peer(Failed("memory_limit", f"{TRACEBACK}{text}\n"))
+
+
+def test_a_process_that_ended_did_not_lose_a_peer() -> None:
+    assert not lost_a_peer(Failed("crashed", "the candidate's process ended before it answered: killed by SIGKILL"))
 
 
 @pytest.fixture

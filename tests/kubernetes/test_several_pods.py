@@ -41,7 +41,7 @@ def evaluate(candidate, settings, seed):
             "open": float(open_doors)}
 """
 GLOO = """
-import os, socket
+import json, os, socket, time
 
 def train(data):
     import torch
@@ -53,7 +53,9 @@ def train(data):
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 1, bias=False))
     model(torch.as_tensor(data, dtype=torch.float32)[None] * (rank + 1)).sum().backward()
     gradient = model.module.weight.grad  # the mean over the ranks: 1.5 * data
-    print(f"rank {rank} trained")
+    for step in range(25):
+        print(json.dumps({"step": step, "rank": rank}))
+        time.sleep(0.1)
     dist.destroy_process_group()
     return {"gradient": gradient.numpy(), "seen": torch.cat(seen).numpy()}
 
@@ -134,25 +136,30 @@ async def told(depot: Depot, order: Order) -> dict[int, Outcome]:
     return {each.rank: each.outcome for each in all_told}
 
 
+async def progress(platform: Platform) -> list[dict[str, float]]:
+    last = (await platform.wire.api(f"STREAM.INFO.{PROGRESS_STREAM}"))["state"]["last_seq"]
+    found = follow.follow(platform.wire, PROGRESS_STREAM, [subjects.progress("r1", IDENTITY.key)], until=last)
+    reports = [json.loads(message.data) async for message, _ in found]
+    return [report for report in reports if "rank" in report]
+
+
 async def test_two_pods_train_one_model_with_gloo_and_score_it_without_a_network(
-    depot: Depot, kubelet: Kubelet, bus: Server, tmp_path: Path
+    depot: Depot, platform: Platform, kubelet: Kubelet, bus: Server, tmp_path: Path
 ) -> None:
+    """Only rank 0 tells how it goes."""
     order, outcome = await train(depot, kubelet, bus, tmp_path, GLOO)
     assert isinstance(outcome, Completed), outcome
     assert {"score": 9.0, "rank_0": 10.0, "rank_1": 11.0, "open": 0.0} == outcome.metrics
-    assert "rank 0 trained" in outcome.output
     assert [9.0, 9.0] == [each.score for each in (await told(depot, order)).values() if isinstance(each, Completed)]
+    assert {0} == {each["rank"] for each in await progress(platform)}
 
 
 @pytest.mark.parametrize(
     ("misbehave", "reason", "says"),
     [
-        ("raise ValueError('the cause')", "crashed", "ValueError: the cause"),
         ("os.kill(os.getpid(), 9)", "crashed", "killed by SIGKILL"),
-        ("os._exit(3)", "crashed", "exited with status 3"),
-        ("peer.close(); raise ValueError('the cause')", "crashed", "ValueError: the cause"),
         ("list(range(10**9))", "memory_limit", ""),
-        ("print('x' * 10**6)", "output_limit", "the limit is 65536"),
+        ("raise ValueError('the cause')", "crashed", "ValueError: the cause"),
     ],
 )
 async def test_the_rank_that_failed_is_the_cause_and_not_the_peer_that_lost_it(
@@ -161,11 +168,11 @@ async def test_the_rank_that_failed_is_the_cause_and_not_the_peer_that_lost_it(
     order, outcome = await train(depot, kubelet, bus, tmp_path, PAIR.replace("MISBEHAVE", misbehave))
     assert isinstance(outcome, Failed)
     assert (reason, "candidate") == (outcome.reason, outcome.blame), outcome
-    assert outcome.message.startswith("rank 1 of 2: ")
-    assert says in outcome.message
-    follower = (await told(depot, order))[0]
-    assert isinstance(follower, Failed)
-    assert "connection closed by peer" in follower.message or "ConnectionResetError" in follower.message
+    cause, effect = outcome.message.split("rank 0 of 2, crashed: ")
+    assert cause.startswith("rank 1 of 2, ")
+    assert says in cause
+    assert "connection closed by peer" in effect or "ConnectionResetError" in effect
+    assert {0, 1} == set(await told(depot, order))
 
 
 async def test_a_rank_that_is_killed_in_the_middle_is_one_failure_of_the_infrastructure(
@@ -210,21 +217,3 @@ async def test_a_pod_whose_peer_never_comes_is_nobodys_fault(
     assert NOBODYS_FAULT == codes["candidate"]
     assert "rank 1 of 2 did not come within 1 s" in kubelet.logs()
     assert {} == await told(depot, order)
-
-
-async def test_only_rank_0_tells_progress(
-    depot: Depot, platform: Platform, kubelet: Kubelet, bus: Server, tmp_path: Path
-) -> None:
-    talk = (
-        'import json\n        for step in range(25): print(json.dumps({"step": step, "rank": rank})); time.sleep(0.1)'
-    )
-    program = PAIR.replace("    if rank == 1:\n        time.sleep(0.3)\n", "    if True:\n").replace("MISBEHAVE", talk)
-    await train(depot, kubelet, bus, tmp_path, program)
-    last = (await platform.wire.api(f"STREAM.INFO.{PROGRESS_STREAM}"))["state"]["last_seq"]
-    subject = subjects.progress("r1", IDENTITY.key)
-    found = [
-        json.loads(message.data)
-        async for message, _ in follow.follow(platform.wire, PROGRESS_STREAM, [subject], until=last)
-    ]
-    assert 1 <= len(found) <= 3
-    assert {0} == {each["rank"] for each in found if "rank" in each}

@@ -126,8 +126,11 @@ class Cells:
         overflowed: Callable[[int], None],
         *,
         bundle: str | None = None,
+        grouped: bool = False,  # noqa: ARG002 - nobody on this machine has peers on another
     ) -> tuple[Cell, socket.socket]:
         """Fork a confined child and return it with our end of its channel, which is non-blocking.
+
+        One that is `grouped` can reach its peers in other pods, where the experiment has any.
 
         Raises:
             ServerError: the server is gone.

@@ -7,7 +7,8 @@
 | T3 | rlimits and a process group; no boundary |
 
 In all of them the environment is empty, no descriptor but the channel and the output is open, and the child dies
-with its server.
+with its server. A child of a group (T2, T3) has the group's variables and may open TCP sockets; where a server serves
+a group, seccomp denies sockets to its other children also in T3.
 """
 
 import math
@@ -15,7 +16,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,10 @@ from evolvent_schemas.values import SandboxTier
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 _SYSTEM_FILES = ("/dev/random", "/dev/urandom", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/vm")
+_GROUP_FILES = ("/etc/hosts", "/sys/bus/pci", "/sys/class/net", "/sys/devices")
+"""Where a process looks its own address up, without which gloo would listen on the loopback interface only; and the
+buses and interfaces by which gloo and NCCL choose a way.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ class Settings:
     """An empty folder; T1 builds the children's root on it."""
     devices: Sequence[str] = ()
     """Device files that children may use, for example `/dev/nvidia0`."""
+    grouped: bool = False
+    """Whether a child may be of a group: the server then keeps its network, and every other child leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class Spec:
     disk: int
     """Bytes."""
     files: int
+    group: Mapping[str, str] | None = None
+    """Variables that lead to the other processes of its group, which it may reach; none for a child without network."""
 
 
 class Confinement:
@@ -82,7 +91,7 @@ class Confinement:
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         if settings.tier == "T1":
             self._template = Template(settings.root, settings.readable, settings.devices)
-        elif settings.tier == "T2":
+        elif settings.tier == "T2" and not settings.grouped:
             without_network()
 
     def fork(self) -> int:
@@ -103,7 +112,9 @@ class Confinement:
             self._template.enter(user=user, disk=spec.disk, files=spec.files, bundle=bundle)
         else:
             os.chdir(spec.scratch)
-        _begin_environment()
+        if self._settings.grouped and spec.group is None:
+            without_network()
+        _begin_environment(spec.group or {})
         self._limit(spec, inherited)
         if sys.platform == "linux":
             self._lock(spec)
@@ -131,13 +142,15 @@ class Confinement:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         if self._settings.tier == "T2":
             self._restrict(spec)
-        if self._settings.tier in {"T1", "T2"}:
+        if self._settings.tier in {"T1", "T2"} or self._settings.grouped:
             seccomp.install(self._rules(spec))
 
     def _restrict(self, spec: Spec) -> None:
         bundle = () if spec.bundle is None else (spec.bundle,)
+        more = () if spec.group is None else _GROUP_FILES
+        readable = (*self._settings.readable, *_SYSTEM_FILES, *more, *bundle)
         writable = (spec.scratch, *_DEVICES, *self._settings.devices)
-        landlock.restrict((*self._settings.readable, *_SYSTEM_FILES, *bundle), writable)
+        landlock.restrict(readable, writable, streams=spec.group is not None)
 
     def _rules(self, spec: Spec) -> seccomp.Rules:
         forks, alone = self._settings.profile == "compile", self._template is not None
@@ -146,6 +159,7 @@ class Confinement:
             forks=forks and spec.processes > 0,
             signals=alone or (forks and landlock.abi() >= landlock.SCOPED_ABI),
             changes=alone,
+            streams=spec.group is not None,
         )
 
 
@@ -160,10 +174,10 @@ def _become(user: int | None) -> None:
         kernel.drop_capabilities()
 
 
-def _begin_environment() -> None:
+def _begin_environment(group: Mapping[str, str]) -> None:
     here = str(Path.cwd())
     os.environ.clear()
-    os.environ.update({"PATH": "/usr/bin:/bin", "HOME": here, "TMPDIR": here, "LANG": "C.UTF-8"})
+    os.environ.update({"PATH": "/usr/bin:/bin", "HOME": here, "TMPDIR": here, "LANG": "C.UTF-8", **group})
 
 
 def _data_bytes() -> int:

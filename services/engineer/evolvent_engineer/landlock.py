@@ -34,10 +34,11 @@ def abi() -> int:
         return 0
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str]) -> None:
+def restrict(readable: Iterable[str], writable: Iterable[str], *, streams: bool = False) -> None:
     """Allow reading and executing below some paths and writing below others, and nothing else.
 
-    TCP (since version 4) and abstract sockets and signals to processes outside (since 6) are refused as well.
+    TCP (since version 4), unless `streams`, and abstract sockets and signals to processes outside (since 6) are
+    refused as well.
     Paths that do not exist are passed over. Needs `no_new_privs`.
 
     Raises:
@@ -45,7 +46,8 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> None:
     """
     version = abi()
     handled = (1 << (16 if version >= 5 else 15)) - 1
-    attributes = struct.pack("=QQQ", handled, _NETWORK, _SCOPE)[: 24 if version >= 6 else 16 if version >= 4 else 8]
+    network = 0 if streams else _NETWORK
+    attributes = struct.pack("=QQQ", handled, network, _SCOPE)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     size = ctypes.c_size_t(len(attributes))
     ruleset = kernel.syscall(_CREATE, ctypes.c_char_p(attributes), size, ctypes.c_uint(0), what="landlock_create")
     try:

@@ -6,15 +6,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from evolvent.errors import Refused
+from evolvent.errors import Permanent, Refused
 from evolvent_engineer import source, tiers
 from evolvent_engineer.backend import Experiment, Failed, Outcome
 from evolvent_engineer.cells import Cells, users
 from evolvent_engineer.cgroups import Cgroups
 from evolvent_engineer.confinement import Settings
+from evolvent_engineer.kubernetes.settings import pods_of
 from evolvent_engineer.running import Evaluation
 from evolvent_engineer.server import ForkServer, ServerError
-from evolvent_schemas.values import SandboxTier
+from evolvent_schemas.values import SandboxTier, Stage
 
 _Key = tuple[str, tuple[str, ...]]
 
@@ -84,6 +85,12 @@ class LocalBackend:
         return tier
 
     async def evaluate(self, experiment: Experiment) -> Outcome:
+        """Run one experiment.
+
+        Raises:
+            Permanent: its stage trains on several pods, which one machine does not have.
+        """
+        _require_one_pod(experiment.stage)
         if fault := source.fault(experiment.files, experiment.program):
             return Failed("static_check", fault)
         task = asyncio.create_task(self._evaluate(experiment))
@@ -130,3 +137,15 @@ class LocalBackend:
         if self._cgroups is not None:
             self._cgroups.close()
         shutil.rmtree(self._work, ignore_errors=True)
+
+
+def _require_one_pod(stage: Stage) -> None:
+    try:
+        pods = pods_of(stage)
+    except Refused as error:
+        raise Permanent(str(error)) from error
+    if pods > 1:
+        raise Permanent(
+            f"stage {stage.name} asks for pods = {pods}, and the local backend has one machine: set pods = 1 in "
+            "[stages.settings], or run the engineer with EVOLVENT_ENGINEER_BACKEND=kubernetes"
+        )

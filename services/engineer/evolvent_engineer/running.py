@@ -53,6 +53,8 @@ class Evaluation:
         self._first: asyncio.Task[socket.socket] | None = None
         self._breach: asyncio.Future[Breach] = asyncio.get_running_loop().create_future()
         self._began = time.monotonic()
+        self.failed_at: float | None = None
+        """When a failure was first seen, on `time.monotonic`; what followed from it on other machines came later."""
 
     async def run(self) -> Outcome:
         """Evaluate; whatever was started has ended and is removed when this returns or is cancelled."""
@@ -101,7 +103,10 @@ class Evaluation:
     async def _converse(self, control: socket.socket) -> dict[str, Any]:
         await asyncio.get_running_loop().sock_sendall(control, b"".join(wire.encode(asdict(self._assignment()))))
         while True:
-            match await receive(control, limit=_REPORT_LIMIT):
+            message = await receive(control, limit=_REPORT_LIMIT)
+            if isinstance(message, dict) and "failed" in message:
+                self._note()
+            match message:
                 case {"open": int(number)} if number == 0 or number not in self._sandboxes:
                     await self._open(number, control)
                 case {"close": int(number)} if number in self._sandboxes:
@@ -139,12 +144,16 @@ class Evaluation:
             socket.send_fds(control, [b"."], [channel.fileno()])
 
     async def _prepare(self, number: int) -> socket.socket:
-        """Open a sandbox with what is left of the CPU time, and return its channel."""
+        """Open a sandbox with what is left of the CPU time, and return its channel.
+
+        Only the first, the one that trains, has peers: what another pod could tell a later one would reach the score
+        beside the arrays that are counted.
+        """
         used = sum(cell.cpu for cell in self._sandboxes.values())
         limits = self._limits.model_copy(update={"cpu_seconds": max(0.01, self._limits.cpu_seconds - used)})
         name = f"{self._experiment.id}.{number}"
         try:
-            cell, channel = await self._cells.open(name, "candidate", limits, self._overflowed)
+            cell, channel = await self._cells.open(name, "candidate", limits, self._overflowed, grouped=number == 0)
         except OSError as error:
             raise ServerError(f"cannot open a sandbox: {error}") from error
         self._sandboxes[number] = cell
@@ -179,9 +188,13 @@ class Evaluation:
         self._broken("output_limit", "output", size, limit, "bytes")
 
     def _broken(self, reason: FailureReason, what: str, found: float, limit: float, unit: str) -> None:
+        self._note()
         if not self._breach.done():
             message = f"{what} reached {found:g} {unit}; the limit is {limit:g}"
             self._breach.set_result(Breach(reason, message, _of(found, limit)))
+
+    def _note(self) -> None:
+        self.failed_at = self.failed_at or time.monotonic()
 
     async def _watch(self) -> None:
         """Sample every sandbox until cancelled.

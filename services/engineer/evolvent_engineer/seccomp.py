@@ -8,8 +8,9 @@ namespace or landlock already answers.
 import ctypes
 import errno
 import os
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evolvent_engineer import kernel
@@ -20,8 +21,8 @@ _NONE = -1
 _X32 = 0x40000000
 
 _REFUSED = {
-    # network, and the queues and shared memory that outlive a process
-    "socket": (41, 198), "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "msgget": (68, 186),
+    # the queues and shared memory that outlive a process
+    "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "msgget": (68, 186),
     "msgsnd": (69, 189), "msgrcv": (70, 188), "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193),
     "semctl": (66, 191), "semtimedop": (220, 192), "mq_open": (240, 180), "mq_unlink": (241, 181),
     # mounts and namespaces
@@ -61,14 +62,18 @@ _CHANGES = {
 """What landlock does not control: the modes, owners, times and events of files anywhere."""
 _FORKS = {"fork": (57, _NONE), "vfork": (58, _NONE), "execve": (59, 221), "execveat": (322, 281)}
 _SIGNALS = {"kill": (62, 129), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)}
+_SOCKET = (41, 198)
 _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 _CLONE_THREAD = 0x00010000
 _CLONE_NAMESPACES = 0x7E020080
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST = 0, 4, 16
-"""Offsets in `struct seccomp_data`; `_FIRST` is the low half of the first argument (little-endian)."""
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
+"""Offsets in `struct seccomp_data`; of the arguments, the low half of each (little-endian)."""
+_STREAM, _TYPE_MASK = (socket.SOCK_STREAM,), 0xF
+_TCP = (0, socket.IPPROTO_TCP)
+_AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 
@@ -85,6 +90,11 @@ class Rules:
     """May signal whatever else contains it, and not only itself."""
     changes: bool
     """May change modes, owners and times of files."""
+    streams: bool = False
+    """May open TCP sockets, and ask the kernel which interfaces there are: gloo and NCCL start with `getifaddrs`.
+
+    Every other kind stays shut, UDP with it: name servers pass questions on to half the world.
+    """
 
 
 def _instruction(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
@@ -110,6 +120,7 @@ def _program(rules: Rules, pid: int) -> Iterator[bytes]:
     if not rules.forks:
         yield from _refused(_FORKS, column, errno.EAGAIN)
     yield from _clone(rules, column)
+    yield from _socket(rules, column)
     if not rules.signals:
         yield from _own_signals(pid, column)
     yield _instruction(_RETURN, _ALLOW)
@@ -131,6 +142,30 @@ def _clone(rules: Rules, column: int) -> Iterator[bytes]:
     yield _instruction(_ANY_BIT, _CLONE_THREAD, 0, 1)
     yield _instruction(_RETURN, _ALLOW) if rules.threads else _refusal(errno.EAGAIN)
     yield _instruction(_RETURN, _ALLOW) if rules.forks else _refusal(errno.EAGAIN)
+
+
+def _socket(rules: Rules, column: int) -> Iterator[bytes]:
+    """Allow the families, types and protocols that the rules do, and no other."""
+    body: list[bytes] = []
+    if rules.streams:
+        body += _allowed([(_FIRST, (socket.AF_INET, socket.AF_INET6)), (_SECOND, _STREAM), (_THIRD, _TCP)])
+        body += _allowed([(_FIRST, (_AF_NETLINK,)), (_THIRD, (_NETLINK_ROUTE,))])
+    body.append(_refusal(errno.EPERM))
+    yield _instruction(_EQUAL, _SOCKET[column], 0, len(body))
+    yield from body
+
+
+def _allowed(wanted: Sequence[tuple[int, tuple[int, ...]]]) -> list[bytes]:
+    """Return from the filter if each argument, without a type's flags, has one of its values; else go on behind."""
+    body = [_instruction(_RETURN, _ALLOW)]
+    for argument, values in reversed(wanted):
+        checks = [
+            _instruction(_EQUAL, value, len(values) - 1 - number, len(body) if value == values[-1] else 0)
+            for number, value in enumerate(values)
+        ]
+        mask = [_instruction(_AND, _TYPE_MASK)] if argument == _SECOND else []
+        body = [_instruction(_LOAD, argument), *mask, *checks, *body]
+    return body
 
 
 def _own_signals(pid: int, column: int) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ from evolvent.errors import EvolventError, Halted, Permanent
 from evolvent_engineer.kubernetes.client import Client, Kind
 from evolvent_engineer.kubernetes.ends import End, Stuck, condition, has_evidence, is_disrupted, is_ended, judge, stuck
 from evolvent_engineer.kubernetes.identity import RUN_LABEL, SELECTOR, Identity
-from evolvent_engineer.kubernetes.manifests import Manifest, experiment_job, identity_of
-from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
+from evolvent_engineer.kubernetes.manifests import Manifest, experiment_job, identity_of, peer_policy
+from evolvent_engineer.kubernetes.settings import ClusterSettings, Order, pods_of
 from evolvent_engineer.kubernetes.watch import Change, Listed, Listing, Seen, Watch
 from evolvent_schemas.values import RunId, SandboxTier
 
@@ -80,14 +80,16 @@ class KubernetesBackend:
         self._ends.put_nowait(error)
 
     async def launch(self, order: Order) -> None:
-        """Have the Job of one experiment. Idempotent: a second call, also of another engineer, finds the first's.
+        """Have the Job of one experiment, and the network among its pods if it is of several.
+
+        Idempotent: a second call, also of another engineer, finds the first's, and makes good what that left undone.
 
         The end of a Job that has ended already is reported again.
 
         Raises:
             Conflict: a Job of that name measures something else.
             Halted: its run was halted.
-            Permanent: the server refuses the Job.
+            Permanent: the server refuses the Job or its network policy.
             Transient: it did not answer, or a quota is exhausted.
         """
         if self._failure is not None:
@@ -99,6 +101,8 @@ class KubernetesBackend:
         self._open.add(identity)  # before the Job exists, so that nothing about its pods is missed
         try:
             job = await self._client.create_job(experiment_job(order, self._settings))
+            if pods_of(order.stage) > 1:
+                await self._client.create_policy(peer_policy(job))
         except EvolventError:
             self._open.discard(identity)  # should it exist all the same, the watch finds it
             raise
@@ -231,10 +235,11 @@ class KubernetesBackend:
         if disrupted > self._settings.disruptions:
             self._give_up(identity, f"{disrupted} pods were evicted, preempted or lost their node")
         else:
-            self._watch_start(identity, None if "deletionTimestamp" in pod["metadata"] else stuck(pod))
+            live = (each for each in self._pods[identity].values() if "deletionTimestamp" not in each["metadata"])
+            self._watch_start(identity, next(filter(None, map(stuck, live)), None))
 
     def _watch_start(self, identity: Identity, found: Stuck | None) -> None:
-        """Be patient with a pod that does not start, and only so long."""
+        """Be patient while some pod does not start, and only so long."""
         known = self._patience.get(identity)
         if found is not None and known is not None and known[0] is found.image:
             return

@@ -22,7 +22,7 @@ from kubernetes.client.configuration import Configuration
 from evolvent.errors import Conflict, EvolventError, Permanent, Transient
 from evolvent_engineer.kubernetes.manifests import Manifest, same_experiment
 
-Kind = Literal["jobs", "pods"]
+Kind = Literal["jobs", "pods", "networkpolicies"]
 PAGE = 500
 WATCH_SECONDS = 300
 """Length of one watch; the server would choose between 30 and 60 minutes. Shorter ends find dead connections sooner."""
@@ -31,7 +31,12 @@ _SILENCE_SECONDS = 150.0
 _ANSWER_SECONDS = 60.0
 """The API server itself gives up on a request after a minute."""
 _CLOSE_SECONDS = 5.0
-_ROOTS: dict[Kind, str] = {"jobs": "/apis/batch/v1", "pods": "/api/v1"}
+_ROOTS: dict[Kind, str] = {
+    "jobs": "/apis/batch/v1",
+    "pods": "/api/v1",
+    "networkpolicies": "/apis/networking.k8s.io/v1",
+}
+_NEW = {"fieldValidation": "Strict", "fieldManager": "evolvent-engineer"}
 _AT_ONCE = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "gracePeriodSeconds": 0}
 """Without a policy the pods of a deleted Job go on running."""
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -119,8 +124,7 @@ class Client:
             Permanent: the server refuses the manifest or us.
             Transient: it did not answer for about a minute, or a quota is exhausted.
         """
-        query = {"fieldValidation": "Strict", "fieldManager": "evolvent-engineer"}
-        answer = await self._ask("POST", self._path("jobs"), query, manifest)
+        answer = await self._ask("POST", self._path("jobs"), _NEW, manifest)
         if answer.status == HTTPStatus.CONFLICT:
             return await self._adopt(manifest)
         return self._require(answer, f"Job {manifest['metadata']['name']}")
@@ -134,6 +138,16 @@ class Client:
         if not same_experiment(found, manifest):
             raise Conflict(f"Job {name} exists and was built from another manifest; delete it, or change the try")
         return found
+
+    async def create_policy(self, manifest: Manifest) -> None:
+        """Create a network policy, or find that its name is taken, which only the same one can have. Idempotent.
+
+        Raises:
+            Permanent, Transient: as for `create_job`.
+        """
+        answer = await self._ask("POST", self._path("networkpolicies"), _NEW, manifest)
+        if answer.status != HTTPStatus.CONFLICT:
+            self._require(answer, f"NetworkPolicy {manifest['metadata']['name']}")
 
     async def delete_job(self, name: str) -> None:
         """Delete a Job and its pods at once. Idempotent.

@@ -1,6 +1,7 @@
 """How programs reach a pod and results come back: through the artifacts and the bus."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -12,8 +13,8 @@ from evolvent.provision import RESULT_STREAM
 from evolvent.wire import Wire
 from evolvent_engineer.backend import Failed, Outcome
 from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_engineer.kubernetes.settings import Order
-from evolvent_engineer.pod.results import NotAResult, Slip, verify
+from evolvent_engineer.kubernetes.settings import Order, pods_of
+from evolvent_engineer.pod.results import NotAResult, Slip, Told, agreed, verify
 from evolvent_schemas import subjects
 from evolvent_schemas.values import Program, RunSettings, canonical
 
@@ -49,23 +50,29 @@ class Depot:
         )
 
     async def result(self, order: Order) -> Outcome:
-        """Read what the pod of a completed Job has published: the first message that its key signed.
+        """Read what the pods of a completed Job have published: of each rank the first message that its key signed.
 
-        Without one it is a failure of the infrastructure whose message counts what was found instead.
+        A rank without one is a failure of the infrastructure whose message counts what was found instead.
 
         Raises:
             Transient: the bus does not answer.
         """
         slip = Slip(str(order.identity), order.bundle, order.program)
+        pods = pods_of(order.stage)
+        told: dict[int, Told] = {}
         refused: Counter[str] = Counter()
         for body, headers in await self._messages(order.identity):
             try:
-                return verify(slip, body, headers, order.key)
+                one = _fresh(verify(slip, body, headers, order.key), told, pods)
+                told[one.rank] = one
             except NotAResult as error:
                 refused[error.fault] += 1
                 await logger.aerror("result.refused", experiment=slip.experiment, fault=error.fault)
-        found = ", ".join(f"{count} {fault}" for fault, count in sorted(refused.items())) or "none at all"
-        return Failed("infrastructure", f"the pod published no result that its key signed; found {found}")
+        if missing := [str(rank) for rank in range(pods) if rank not in told]:
+            found = ", ".join(f"{count} {fault}" for fault, count in sorted(refused.items())) or "none at all"
+            who = "the pod" if pods == 1 else f"rank {', '.join(missing)} of {pods}"
+            return Failed("infrastructure", f"{who} published no result that its key signed; found {found}")
+        return agreed(tuple(told.values()))
 
     async def _messages(self, identity: Identity) -> list[tuple[bytes, dict[str, str]]]:
         subject = subjects.result(identity.run, identity.key)
@@ -75,3 +82,16 @@ class Depot:
             return [(message.data, message.headers or {}) async for message, _ in found]
         except (Rejected, TimeoutError) as error:
             raise Transient(f"the results of {identity} cannot be read: {error or 'no answer'}") from error
+
+
+def _fresh(one: Told, told: Mapping[int, Told], pods: int) -> Told:
+    """Take what a rank says for the first time.
+
+    Raises:
+        NotAResult: it has spoken already, or there is no such rank.
+    """
+    if one.rank in told:
+        raise NotAResult("repeated")
+    if one.rank >= pods:
+        raise NotAResult("of no rank")
+    return one

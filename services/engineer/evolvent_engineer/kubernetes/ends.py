@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from evolvent_engineer.kubernetes.identity import Identity
 from evolvent_engineer.kubernetes.manifests import CANDIDATE, EVALUATOR, NOBODYS_FAULT, WALL_ANNOTATION, Manifest
@@ -25,6 +25,8 @@ _STUCK = frozenset(
 """Waiting reasons of a container that cannot be created. Source: pkg/kubelet/images and pkg/kubelet/kuberuntime."""
 _EVALUATORS_DISK = re.compile(r'volume "(evaluator-tmp|task)"|Container evaluator ')
 """The kubelet's words when something outgrew its disk. Source: pkg/kubelet/eviction/eviction_manager.go."""
+_SAID = 300
+"""Characters of a container's last words."""
 _STAMP_SECONDS = 1.0
 """Timestamps are whole seconds."""
 
@@ -58,6 +60,8 @@ class _Exit:
     code: int
     reason: str
     finished: str
+    said: str
+    """The end of its log, where it failed for nobody's fault."""
 
 
 def condition(item: Manifest, kind: str) -> Manifest | None:
@@ -113,7 +117,10 @@ Blamed = tuple[FailureReason, str, dict[str, float]]
 def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: float) -> Blamed:
     story = f"{failed.get('reason', '')}: {failed.get('message', '')}"
     if failed.get("reason") == "DeadlineExceeded":
-        return _deadline(job, story, wall)
+        return _deadline(job, story, _together_seconds(job, failed, pods) if _several(job) else wall)
+    if _several(job) and (lost := [pod for pod in pods if is_disrupted(pod)]):
+        names = ", ".join(pod["metadata"]["name"] for pod in lost)
+        return "infrastructure", f"{names} of several pods was evicted, preempted or lost its node; {story}", {}
     guilty = [pod for pod in pods if pod["status"].get("phase") == "Failed" and not is_disrupted(pod)]
     for pod in guilty:
         if pod["status"].get("reason") == "Evicted":  # without a disruption: it outgrew its own disk limit
@@ -121,6 +128,10 @@ def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: floa
             return ("evaluator_crashed" if _EVALUATORS_DISK.search(message) else "disk_limit"), message, {}
     exits = sorted((found for pod in guilty for found in _exits(pod)), key=_precedence)
     return _exit(exits[0], story) if exits else ("infrastructure", story, {})
+
+
+def _several(job: Manifest) -> bool:
+    return int(job.get("spec", {}).get("completions") or 1) > 1
 
 
 def _deadline(job: Manifest, story: str, wall: float) -> Blamed:
@@ -140,7 +151,7 @@ def _exit(found: _Exit, story: str) -> Blamed:
     message = f"{found.container} ended with exit code {found.code} ({found.reason}); {story}"
     measured = {"exit_code": float(found.code)}
     if found.code == NOBODYS_FAULT:
-        return "infrastructure", message, measured
+        return "infrastructure", f"{message}\n{found.said}".rstrip(), measured
     if found.container == CANDIDATE:
         return ("memory_limit" if found.reason == "OOMKilled" else "crashed"), message, measured
     return ("evaluator_crashed" if found.container == EVALUATOR else "infrastructure"), message, measured
@@ -152,10 +163,23 @@ def _statuses(pod: Manifest) -> list[Manifest]:
 
 
 def _exits(pod: Manifest) -> Iterator[_Exit]:
+    """What ended by itself: a container that is stopped because its pod is deleted shows nothing."""
+    deleted = _deleted_at(pod)
     for status in _statuses(pod):
         ended = status.get("state", {}).get("terminated")
         if ended and ended["exitCode"]:
-            yield _Exit(status["name"], ended["exitCode"], ended.get("reason", ""), ended.get("finishedAt") or "")
+            finished, said = ended.get("finishedAt") or "", str(ended.get("message", ""))[-_SAID:]
+            if deleted is None or (finished and datetime.fromisoformat(finished) < deleted):
+                yield _Exit(status["name"], ended["exitCode"], ended.get("reason", ""), finished, said)
+
+
+def _deleted_at(pod: Manifest) -> datetime | None:
+    """When a pod was asked to go. The server's time stamp is that of the end of its grace."""
+    metadata = pod.get("metadata", {})
+    if "deletionTimestamp" not in metadata:
+        return None
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    return datetime.fromisoformat(metadata["deletionTimestamp"]) - grace
 
 
 def _wall_seconds(job: Manifest, pods: Sequence[Manifest]) -> float:
@@ -164,15 +188,21 @@ def _wall_seconds(job: Manifest, pods: Sequence[Manifest]) -> float:
     A completed Job whose pods were never seen ran no longer than the Job itself.
     """
     final = condition(job, "Failed") or condition(job, "Complete") or {}
-    spans = [
-        _seconds(state.get("startedAt"), state.get("finishedAt") or final.get("lastTransitionTime"))
-        for pod in pods
-        for status in _statuses(pod)
-        if status["name"] == CANDIDATE
-        for state in status.get("state", {}).values()
-    ]
     status = job.get("status", {})
-    return max(spans, default=_seconds(status.get("startTime"), status.get("completionTime")))
+    return max(_spans(final, pods), default=_seconds(status.get("startTime"), status.get("completionTime")))
+
+
+def _together_seconds(job: Manifest, failed: Manifest, pods: Sequence[Manifest]) -> float:
+    """The shortest that one candidate of several ran: before all are there, each waits for the others."""
+    spans = list(_spans(failed, pods))
+    return min(spans) if len(spans) >= job["spec"]["completions"] else 0.0
+
+
+def _spans(final: Manifest, pods: Sequence[Manifest]) -> Iterator[float]:
+    for pod in pods:
+        for status in _statuses(pod):
+            for state in status.get("state", {}).values() if status["name"] == CANDIDATE else ():
+                yield _seconds(state.get("startedAt"), state.get("finishedAt") or final.get("lastTransitionTime"))
 
 
 def _seconds(start: str | None, end: str | None) -> float:

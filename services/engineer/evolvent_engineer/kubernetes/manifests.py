@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_engineer.kubernetes.settings import Box, ClusterSettings, Order
+from evolvent_engineer.kubernetes.identity import MANAGED, Identity
+from evolvent_engineer.kubernetes.settings import Box, ClusterSettings, Order, pods_of
 from evolvent_schemas.values import Stage, canonical, sha256
 
 Manifest = dict[str, Any]
@@ -15,6 +15,10 @@ NOBODYS_FAULT = 75
 """Exit code of a container that could not do its part through no fault of the program or the task (EX_TEMPFAIL)."""
 DIGEST_ANNOTATION = "evolvent/manifest"
 WALL_ANNOTATION = "evolvent/wall-seconds"
+GROUPED = {"app.kubernetes.io/component": "rank"}
+"""Label of pods that train together, by which their Service finds them."""
+_JOB_OF_POD = "batch.kubernetes.io/controller-uid"
+"""Label that the Job controller gives its pods; unlike the name, no later Job bears it again."""
 GPU = "nvidia.com/gpu"
 _USER, _CANDIDATE_USER = 65532, 65533
 """Unprivileged ids that no image gives a name; two of them, so that neither container can signal or read the other."""
@@ -72,16 +76,19 @@ def _annotations(order: Order) -> dict[str, str]:
 
 def _job_spec(order: Order, settings: ClusterSettings) -> Manifest:
     box = Box.of(order.stage, settings.headroom_mb)
+    several = box.pods > 1
     indexed = {"completionMode": "Indexed", "completions": box.pods, "parallelism": box.pods}
     return {
         "suspend": settings.queue is not None,
-        "backoffLimit": settings.retries,
+        "backoffLimit": 0 if several else settings.retries,
         "activeDeadlineSeconds": deadline_seconds(order.stage, settings),
         "ttlSecondsAfterFinished": settings.ttl_seconds,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": [_ignore_disruption(), _fail_on_exit(CANDIDATE), _fail_on_exit(EVALUATOR)]},
+        "podFailurePolicy": {
+            "rules": [_on_disruption(several=several), _fail_on_exit(CANDIDATE), _fail_on_exit(EVALUATOR)]
+        },
         "template": _template(order, box, settings),
-    } | (indexed if box.pods > 1 else {})
+    } | (indexed if several else {})
 
 
 def deadline_seconds(stage: Stage, settings: ClusterSettings) -> int:
@@ -92,8 +99,10 @@ def deadline_seconds(stage: Stage, settings: ClusterSettings) -> int:
     return math.ceil(2 * stage.limits.wall_seconds) + _PUBLISH_SECONDS + settings.start_seconds
 
 
-def _ignore_disruption() -> Manifest:
-    return {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+def _on_disruption(*, several: bool) -> Manifest:
+    """A pod alone is replaced; one of several leaves peers that cannot go on, and that nobody may blame for it."""
+    action = "FailJob" if several else "Ignore"
+    return {"action": action, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
 
 
 def _fail_on_exit(container: str) -> Manifest:
@@ -102,7 +111,7 @@ def _fail_on_exit(container: str) -> Manifest:
 
 def _template(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
     return {
-        "metadata": {"labels": order.identity.labels()},
+        "metadata": {"labels": order.identity.labels() | (GROUPED if box.pods > 1 else {})},
         "spec": {
             "restartPolicy": "Never",
             "serviceAccountName": settings.service_account,
@@ -116,7 +125,8 @@ def _template(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
             "containers": [_evaluator(order, settings), _candidate(order, box, settings)],
             "volumes": _volumes(box, settings),
         }
-        | _optional(settings),
+        | _optional(settings)
+        | ({"subdomain": settings.group_service} if box.pods > 1 else {}),
     }
 
 
@@ -167,7 +177,7 @@ def _evaluator(order: Order, settings: ClusterSettings) -> Manifest:
         "EVOLVENT_SANDBOX": settings.within,
         "EVOLVENT_SIGNING_KEY": order.key,
         "NVIDIA_VISIBLE_DEVICES": "void",
-    }
+    } | _group(order, settings)
     mounts = [
         _mount("task", "/task", read_only=True),
         _mount("program", "/program", read_only=True),
@@ -186,7 +196,10 @@ def _candidate(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
         "EVOLVENT_SPEC": canonical(order.spec.model_dump(mode="json")).decode(),
         "EVOLVENT_PROFILE": order.stage.profile,
         "EVOLVENT_SANDBOX": settings.within,
-    }
+    } | _group(order, settings)
+    if box.pods > 1:
+        host = f"{order.identity.name}-0.{settings.group_service}.{settings.namespace}.svc"
+        env |= {"EVOLVENT_GROUP_HOST": host, "EVOLVENT_GROUP_PORT": str(settings.group_port)}
     mounts = [
         _mount("socket", "/socket"),
         _mount("candidate-tmp", "/tmp"),  # noqa: S108
@@ -196,6 +209,12 @@ def _candidate(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
     container = _container(CANDIDATE, settings, env, mounts, size)
     container["securityContext"] |= {"runAsUser": _CANDIDATE_USER, "runAsGroup": _CANDIDATE_USER}
     return container
+
+
+def _group(order: Order, settings: ClusterSettings) -> dict[str, str]:
+    """What both containers know of the other pods. Which pod they are in, the Job controller tells them."""
+    pods = pods_of(order.stage)
+    return {} if pods == 1 else {"EVOLVENT_PODS": str(pods), "EVOLVENT_GROUP_SECONDS": str(settings.start_seconds)}
 
 
 def _container(
@@ -236,6 +255,25 @@ def _volumes(box: Box, settings: ClusterSettings) -> list[Manifest]:
         {"name": "candidate-shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{box.memory_mb // 2}Mi"}},
         {"name": "credentials", "secret": {"secretName": settings.credentials, "defaultMode": 0o440}},
     ]
+
+
+def peer_policy(job: Manifest) -> Manifest:
+    """Let the pods of one stored Job talk to each other, and to no other's; it goes when the Job goes."""
+    metadata = job["metadata"]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+    pods = {"podSelector": {"matchLabels": {_JOB_OF_POD: metadata["uid"]}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": f"{metadata['name']}-{metadata['uid']}",
+            "namespace": metadata["namespace"],
+            "labels": dict(MANAGED),
+            "ownerReferences": [owner],
+        },
+        "spec": pods
+        | {"policyTypes": ["Ingress", "Egress"], "ingress": [{"from": [pods]}], "egress": [{"to": [pods]}]},
+    }
 
 
 def same_experiment(found: Manifest, wanted: Manifest) -> bool:

@@ -51,7 +51,14 @@ class ClusterSettings(BaseSettings):
     """Kueue's local queue: the Job is created suspended, and Kueue starts it when there is room."""
     queue_priority: str | None = None
     start_seconds: int = Field(default=600, ge=1)
-    """Added to the Job's deadline, which also runs while images are pulled and pods wait for a node."""
+    """Added to the Job's deadline, which also runs while images are pulled and pods wait for a node.
+
+    So long the pods of one experiment wait for each other.
+    """
+    group_service: str = "ranks"
+    """Headless Service that gives the pods of an experiment of several their names."""
+    group_port: int = Field(default=29500, ge=1024, le=65535)
+    """Where rank 0 of such an experiment is met."""
     pending_seconds: float = Field(default=3600, gt=0)
     """A pod that no node can take for so long ends the experiment; a suspended Job has no pods and waits for ever."""
     image_seconds: float = Field(default=300, gt=0)
@@ -111,12 +118,21 @@ class Box:
             Refused: a setting is no whole number in its range.
         """
         return cls(
-            pods=_whole(stage, "pods", 1, 1),
+            pods=pods_of(stage),
             gpus=_whole(stage, "gpus", 1 if stage.kind == "training" else 0, 0),
             cpus=_whole(stage, "cpus", 1, 1),
             memory_mb=stage.limits.memory_mb + headroom_mb,
             disk_mb=stage.limits.disk_mb + headroom_mb,
         )
+
+
+def pods_of(stage: Stage) -> int:
+    """Over how many pods a stage trains: its setting `pods`, or 1.
+
+    Raises:
+        Refused: it is no whole number of at least 1.
+    """
+    return _whole(stage, "pods", 1, 1)
 
 
 def _whole(stage: Stage, name: str, default: int, least: int) -> int:

@@ -1,7 +1,8 @@
 """The candidate's container: forks a fresh sandbox whenever the evaluator asks for one, and tells what it uses.
 
-It takes exactly one connection, the evaluator's, and ends with it. With each `{"open": name, "limits": …}` come two
-descriptors, the sandbox's channel and its output, so that neither passes through here. It answers
+It takes exactly one connection, the evaluator's, and ends with it. With each `{"open": name, "limits": …, "grouped":
+…}` come two descriptors, the sandbox's channel and its output, so that neither passes through here. A sandbox that is
+grouped can reach those of the experiment's other pods, if there are any; no other has a network. It answers
 `{"started": name}` or `{"refused": name, "why": …}`, then `{"used": name, …}` ten times a second, and at last
 `{"exited": name, …}`, also after `{"end": name}`.
 """
@@ -10,16 +11,18 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+from evolvent.errors import EvolventError
 from evolvent_engineer import tiers, wire
 from evolvent_engineer.cells import MB, users
 from evolvent_engineer.confinement import Spec
 from evolvent_engineer.meters import ProcessMeter, occupied
+from evolvent_engineer.pod.group import gather
 from evolvent_engineer.pod.servers import fork_server
 from evolvent_engineer.pod.settings import Keeping
 from evolvent_engineer.server import Child, ForkServer, ServerError, receive
@@ -31,17 +34,27 @@ _CONNECT_SECONDS = 600.0
 
 
 async def keep() -> None:
-    """Serve the evaluator until it goes.
+    """Serve the evaluator until it goes; where that cannot be, tell it why, so that it does not wait.
 
     Raises:
         Refused, ServerError: no sandbox can be opened here.
-        TimeoutError: no evaluator came.
+        TimeoutError: another pod or the evaluator did not come.
     """
     settings = Keeping()
+    try:
+        await _serve(settings)
+    except (EvolventError, ServerError, OSError) as error:
+        settings.fault.write_text(str(error))
+        raise
+
+
+async def _serve(settings: Keeping) -> None:
     options = {"profile": settings.profile, "preload": settings.spec.preload, "devices": glob("/dev/nvidia*")}  # noqa: PTH207
-    async with fork_server(settings.work, settings.sandbox, **options) as server:  # type: ignore[arg-type]
+    grouped = settings.pods > 1
+    async with fork_server(settings.work, settings.sandbox, grouped=grouped, **options) as server:  # type: ignore[arg-type]
+        group = await gather(settings) if grouped else None  # the evaluator's clock starts when it can connect
         with await _evaluator(settings.socket) as control:
-            await Keeper(server, settings.work, control, _users(settings)).run()
+            await Keeper(server, settings.work, control, _users(settings), group).run()
 
 
 def _users(settings: Keeping) -> Iterator[int] | None:
@@ -74,8 +87,16 @@ def _listener(path: Path) -> socket.socket:
 class Keeper:
     """The sandboxes of one experiment."""
 
-    def __init__(self, server: ForkServer, work: Path, control: socket.socket, others: Iterator[int] | None) -> None:
+    def __init__(
+        self,
+        server: ForkServer,
+        work: Path,
+        control: socket.socket,
+        others: Iterator[int] | None,
+        group: Mapping[str, str] | None,
+    ) -> None:
         self._server = server
+        self._group = group
         self._work = work
         self._control = control
         self._users = others
@@ -107,16 +128,19 @@ class Keeper:
     async def _listen(self, keeping: set[asyncio.Task[None]]) -> None:
         while True:
             match await receive(self._control, limit=0):
-                case {"open": str(name), "limits": dict(limits)}:
+                case {"open": str(name), "limits": dict(limits), "grouped": bool(grouped)}:
                     channel, output = await _descriptors(self._control)
-                    keeping.add(asyncio.create_task(self._keep(name, Limits(**limits), channel, output)))
+                    group = self._group if grouped else None
+                    keeping.add(asyncio.create_task(self._keep(name, Limits(**limits), group, channel, output)))
                 case {"end": str(name)} if name in self._children:
                     await self._server.kill(self._children[name])
 
-    async def _keep(self, name: str, limits: Limits, channel: int, output: int) -> None:
+    async def _keep(
+        self, name: str, limits: Limits, group: Mapping[str, str] | None, channel: int, output: int
+    ) -> None:
         scratch = self._work / name
         try:
-            spec = self._prepare(name, limits, scratch)
+            spec = self._prepare(name, limits, group, scratch)
             child = self._children[name] = await self._server.spawn(spec, channel, output)
         except (ServerError, OSError) as error:
             await self._say({"refused": name, "why": str(error)})
@@ -135,7 +159,7 @@ class Keeper:
         shutil.rmtree(scratch, ignore_errors=True)
         await self._say({"exited": name, **ended, **folder})
 
-    def _prepare(self, name: str, limits: Limits, scratch: Path) -> Spec:
+    def _prepare(self, name: str, limits: Limits, group: Mapping[str, str] | None, scratch: Path) -> Spec:
         user = next(self._users) if self._users is not None else None
         scratch.mkdir(mode=0o700)
         if user is not None:
@@ -152,6 +176,7 @@ class Keeper:
             processes=limits.processes,
             disk=limits.disk_mb * MB,
             files=limits.files,
+            group=group,
         )
 
     def _occupied(self, scratch: Path, limits: Limits) -> dict[str, int]:

@@ -34,31 +34,35 @@ class Link:
         self._listener = asyncio.create_task(self._listen())
 
     @classmethod
-    async def connect(cls, path: Path) -> "Link":
-        """Wait for the keeper.
+    async def connect(cls, path: Path, fault: Path, patience: float = 0.0) -> "Link":
+        """Wait for the keeper, `patience` seconds longer than it takes to come up alone.
 
         Raises:
+            ServerError: it gave up, and left the reason at `fault`.
             TimeoutError: it did not come up.
         """
         loop = asyncio.get_running_loop()
         control = socket.socket(socket.AF_UNIX)
         control.setblocking(False)
-        async with asyncio.timeout(_CONNECT_SECONDS):
+        async with asyncio.timeout(_CONNECT_SECONDS + patience):
             while True:
                 with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                     await loop.sock_connect(control, str(path))
                     return cls(control)
+                _heed(fault)
                 await asyncio.sleep(0.05)
 
-    async def spawn(self, name: str, limits: Limits, channel: int, output: int) -> Child:
+    async def spawn(self, name: str, limits: Limits, channel: int, output: int, *, grouped: bool) -> Child:
         """Have a sandbox opened on these descriptors; the caller keeps and closes its copies.
+
+        One that is `grouped` has the variables and the network of the experiment's group, if it is of several pods.
 
         Raises:
             ServerError: the keeper cannot, or is gone.
         """
         loop = asyncio.get_running_loop()
         child = self._children[name] = Child(name, loop.create_future(), loop.create_future())
-        self._say({"open": name, "limits": limits.model_dump()}, (channel, output))
+        self._say({"open": name, "limits": limits.model_dump(), "grouped": grouped}, (channel, output))
         await self._answer(child.started)
         return child
 
@@ -127,6 +131,11 @@ class Link:
                 raise wire.WireError(f"{other!r:.200} is no event")
 
 
+def _heed(fault: Path) -> None:
+    if fault.exists():
+        raise ServerError(f"the candidate's container gave up: {fault.read_text()}")
+
+
 def _occupied(rest: dict[Any, Any]) -> Occupied:
     match rest:
         case {"disk": int(disk), "files": int(files)}:
@@ -166,7 +175,14 @@ class PodCells(Cells):
         self._link = link
 
     async def open(
-        self, name: str, role: Role, limits: Limits, overflowed: Callable[[int], None], *, bundle: str | None = None
+        self,
+        name: str,
+        role: Role,
+        limits: Limits,
+        overflowed: Callable[[int], None],
+        *,
+        bundle: str | None = None,
+        grouped: bool = False,
     ) -> tuple[Cell, socket.socket]:
         if role == "evaluator":
             return await super().open(name, role, limits, overflowed, bundle=bundle)
@@ -174,7 +190,7 @@ class PodCells(Cells):
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                child = await self._link.spawn(name, limits, theirs.fileno(), output.write)
+                child = await self._link.spawn(name, limits, theirs.fileno(), output.write, grouped=grouped)
             output.begun()
         except BaseException:
             ours.close()

@@ -7,7 +7,8 @@ else; every engineer, restarted or second, can derive it again, and nothing has 
 
 import hashlib
 import hmac
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import orjson
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import TypeAdapter, ValidationError
 
 from evolvent_engineer.backend import Completed, Failed, Outcome
+from evolvent_engineer.candidate import TEXT_LIMIT
 from evolvent_schemas.values import Digest, canonical
 
 SIGNATURE = "Evolvent-Signature"
@@ -23,7 +25,7 @@ _CONTEXT = b"evolvent result 1\n"
 """Before everything signed, so that no signature means anything elsewhere."""
 _COMPLETED = TypeAdapter(Completed)
 _FAILED = TypeAdapter(Failed)
-Fault = Literal["unreadable", "replayed", "forged"]
+Fault = Literal["unreadable", "replayed", "forged", "repeated", "of no rank"]
 
 
 class NotAResult(Exception):
@@ -59,14 +61,22 @@ def _private(key: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key))
 
 
-def sign(slip: Slip, outcome: Outcome, key: str) -> tuple[bytes, dict[str, str]]:
-    """Write a result: its body and its headers."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one pod of an experiment measured."""
+
+    rank: int
+    outcome: Outcome
+
+
+def sign(slip: Slip, outcome: Outcome, key: str, *, rank: int = 0) -> tuple[bytes, dict[str, str]]:
+    """Write the result of one rank: its body and its headers."""
     kind = "completed" if isinstance(outcome, Completed) else "failed"
-    body = canonical({"slip": asdict(slip), kind: asdict(outcome)})
+    body = canonical({"slip": asdict(slip), "rank": rank, kind: asdict(outcome)})
     return body, {SIGNATURE: _private(key).sign(_CONTEXT + body).hex()}
 
 
-def verify(slip: Slip, body: bytes, headers: dict[str, str], key: str) -> Outcome:
+def verify(slip: Slip, body: bytes, headers: dict[str, str], key: str) -> Told:
     """Read a result.
 
     Raises:
@@ -80,7 +90,7 @@ def verify(slip: Slip, body: bytes, headers: dict[str, str], key: str) -> Outcom
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public(key))).verify(signature, _CONTEXT + body)
     except (InvalidSignature, ValueError) as error:
         raise NotAResult("forged") from error
-    return _outcome(content)
+    return Told(_rank(content), _outcome(content))
 
 
 def _content(body: bytes) -> dict[str, object]:
@@ -91,6 +101,29 @@ def _content(body: bytes) -> dict[str, object]:
     if not isinstance(content, dict):
         raise NotAResult("unreadable")
     return content
+
+
+def _rank(content: dict[str, object]) -> int:
+    """Read the rank; a result without one is of a pod that was alone."""
+    match content.get("rank", 0):
+        case int(rank) if not isinstance(rank, bool) and rank >= 0:
+            return rank
+        case _:
+            raise NotAResult("unreadable")
+
+
+def agreed(told: Sequence[Told]) -> Outcome:
+    """Make one outcome of what every rank told, in the order in which they did.
+
+    The first failure counts: those behind it, of ranks that lost a peer, follow from it, and are only told. Without
+    any, it is rank 0's outcome.
+    """
+    failed = [(each.rank, each.outcome) for each in told if isinstance(each.outcome, Failed)]
+    if failed and len(told) > 1:
+        share = TEXT_LIMIT // len(failed)
+        lines = [f"rank {rank} of {len(told)}, {one.reason}: {one.message[-share:]}" for rank, one in failed]
+        return replace(failed[0][1], message="\n".join(lines))
+    return next(each.outcome for each in told if each.rank == 0)
 
 
 def _outcome(content: dict[str, object]) -> Outcome:

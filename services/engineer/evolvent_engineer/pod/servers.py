@@ -20,8 +20,11 @@ async def fork_server(
     profile: Literal["eager", "compile"] = "eager",
     preload: Sequence[str] = (),
     devices: Sequence[str] = (),
+    grouped: bool = False,
 ) -> AsyncIterator[ForkServer]:
     """Start it in a folder of its own, and end it with all its children.
+
+    One that is `grouped` may give children a network, and needs seccomp to deny it to the others.
 
     Raises:
         Refused: the container's runtime does not have what the sandbox is made of.
@@ -32,8 +35,10 @@ async def fork_server(
             f"sandbox {sandbox} is not to be had in this container: {obstacle}; "
             "EVOLVENT_EXPERIMENT_SANDBOX=T3 goes on with the pod as the only boundary"
         )
+    if grouped and sandbox == "T3" and (obstacle := tiers.unfiltered()) is not None:
+        raise Refused(f"several pods need seccomp, which is not to be had in this container: {obstacle}")
     root = _root(work)
-    settings = Settings(sandbox, profile, tuple(preload), tiers.system(), root, tuple(devices))
+    settings = Settings(sandbox, profile, tuple(preload), tiers.system(), root, tuple(devices), grouped)
     server = await ForkServer.start(settings, work / "server.log")
     try:
         yield server
