@@ -16,7 +16,7 @@ from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster, Fault, Script
 from tests.kubernetes.fake.resources import QUOTAS
 from tests.kubernetes.orders import NAMESPACE, order, settings
-from tests.kubernetes.waiting import FOREVER, jobs, next_end
+from tests.kubernetes.waiting import FOREVER, jobs, next_end, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +112,7 @@ async def test_an_exhausted_quota_is_transient(begin: Begin, cluster: Cluster) -
     cluster.store.create(
         QUOTAS, {"kind": "ResourceQuota", "apiVersion": "v1", "metadata": metadata, "spec": hard}, "admin"
     )
+    await until(lambda: cluster.store.get(QUOTAS, NAMESPACE, "q").get("status"))
     backend = await begin()
     with pytest.raises(Transient, match="exceeded quota"):
         await backend.launch(order())

@@ -12,7 +12,15 @@ from tests.kubernetes.fake.kubelet import Kubelet
 from tests.kubernetes.fake.playing import Script
 from tests.kubernetes.fake.pods import disrupt, ended
 from tests.kubernetes.fake.quotas import QuotaController
-from tests.kubernetes.fake.resources import JOBS, NAMESPACES, NETWORK_POLICIES, PODS, PRIORITY_CLASSES, Resource
+from tests.kubernetes.fake.resources import (
+    JOBS,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    PODS,
+    PRIORITY_CLASSES,
+    RUNTIME_CLASSES,
+    Resource,
+)
 from tests.kubernetes.fake.scheduler import Node, Scheduler
 from tests.kubernetes.fake.status import Manifest
 from tests.kubernetes.fake.store import Change, Key, Store
@@ -27,6 +35,7 @@ class Cluster:
     clock: Clock = field(default_factory=Clock)
     nodes: tuple[Node, ...] = (Node("gpu-0"),)
     track_fields: bool = True
+    runtime_classes: tuple[str, ...] = ("gvisor",)
     kubelet: bool = True
     """Whether pods that are bound to a node run; otherwise somebody else writes their status."""
 
@@ -41,6 +50,8 @@ class Cluster:
             Kubelet(self)
         self.store.listen(self._on_change)
         self.namespace("default")
+        for name in self.runtime_classes:
+            self._runtime_class(name)
 
     def namespace(self, name: str, labels: Mapping[str, str] | None = None) -> None:
         """Create a namespace, as an administrator would."""
@@ -54,6 +65,11 @@ class Cluster:
         defaults.namespace(item)
         item |= {"spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
         self.store.create(NAMESPACES, item, "admin")
+
+    def _runtime_class(self, name: str) -> None:
+        metadata = {"name": name, "uid": self.store.uid(), "creationTimestamp": self.clock.stamp()}
+        item = {"kind": "RuntimeClass", "apiVersion": "node.k8s.io/v1", "metadata": metadata, "handler": name}
+        self.store.create(RUNTIME_CLASSES, item, "admin")
 
     def script(self, name: str, *scripts: Script) -> None:
         """Say what the pods of Jobs matching `name` do: the n-th pod plays the n-th script, later ones the last."""

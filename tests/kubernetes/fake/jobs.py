@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from tests.kubernetes.fake import defaults
+from tests.kubernetes.fake.admission import refusal
 from tests.kubernetes.fake.pods import condition, ended, terminating
 from tests.kubernetes.fake.resources import JOBS, PODS
 from tests.kubernetes.fake.status import Manifest, clone
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from tests.kubernetes.fake.store import Change
 
 MANAGER = "kube-controller-manager"
+_LONGEST = 60.0
+"""Seconds between two tries to create a pod, which begin at one and double. Source: the Job controller's ApiBackOff."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 Verdict = tuple[str, str, str]
 """Type, reason and message of the condition that decides a Job."""
@@ -28,6 +31,9 @@ class JobController:
         self._due: set[tuple[str, str]] = set()
         self._not_before: dict[str, float] = defaultdict(float)
         self._timed: set[tuple[str, str]] = set()
+        self._tries: Counter[str] = Counter()
+        self.refusals: list[str] = []
+        """Pods that were not admitted, as the events of their Jobs would tell."""
         cluster.store.listen(self._on_change)
 
     def _on_change(self, change: Change) -> None:
@@ -189,9 +195,28 @@ class JobController:
         taken = {_index(pod) for pod in blocking} | _succeeded(pods)
         free = [index for index in range(spec["completions"]) if str(index) not in taken]
         indexed = spec["completionMode"] == "Indexed"
-        return [self._create(job, free[number] if indexed else None) for number in range(max(room, 0))]
+        made = (self._create(job, free[number] if indexed else None) for number in range(max(room, 0)))
+        return [pod for pod in made if pod is not None]
 
-    def _create(self, job: Manifest, index: int | None) -> Manifest:
+    def _create(self, job: Manifest, index: int | None) -> Manifest | None:
+        """Create one pod, or try again later when it is not admitted."""
+        pod = self._pod(job, index)
+        if why := refusal(self._cluster, job["metadata"]["namespace"], pod):
+            self._refused(job, why)
+            return None
+        owned = pod | {"status": {}, "spec": {k: v for k, v in pod["spec"].items() if k not in _ADMITTED}}
+        return self._cluster.store.create(PODS, pod, MANAGER, owned)
+
+    def _refused(self, job: Manifest, why: str) -> None:
+        """Only an event would tell; the Job's status says nothing of it."""
+        metadata = job["metadata"]
+        self.refusals.append(f"{metadata['name']}: {why}")
+        self._tries[metadata["uid"]] += 1
+        delay = min(2.0 ** (self._tries[metadata["uid"]] - 1), _LONGEST)
+        self._not_before[metadata["uid"]] = self._cluster.clock.seconds + delay
+        self._wake(metadata["namespace"], metadata["name"], delay)
+
+    def _pod(self, job: Manifest, index: int | None) -> Manifest:
         template, metadata = job["spec"]["template"], job["metadata"]
         prefix = f"{metadata['name']}-" if index is None else f"{metadata['name']}-{index}-"
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
@@ -212,8 +237,7 @@ class JobController:
         if index is not None:
             number(pod["spec"], f"{metadata['name']}-{index}")
         defaults.pod(pod, self._cluster.priority)
-        owned = pod | {"status": {}, "spec": {k: v for k, v in pod["spec"].items() if k not in _ADMITTED}}
-        return self._cluster.store.create(PODS, pod, MANAGER, owned)
+        return pod
 
     def _report(
         self, job: Manifest, active: list[Manifest], leaving: list[Manifest], fresh: list[Manifest]

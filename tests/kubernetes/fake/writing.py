@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.kubernetes.fake import defaults, patches, schema, validation
+from tests.kubernetes.fake.admission import LEVEL, over, refusal
 from tests.kubernetes.fake.cluster import Cluster
-from tests.kubernetes.fake.quantities import parse
 from tests.kubernetes.fake.resources import JOBS, NAMESPACES, PODS, QUOTAS, Resource, Target
 from tests.kubernetes.fake.status import ApiError, Manifest, bad_request, clone, invalid
 from tests.kubernetes.fake.store import not_found
@@ -118,34 +118,23 @@ class Writer:
             causes += validation.pod_spec(item["spec"], "spec")
         if causes:
             raise invalid(resource.kind, resource.group, name, causes)
-        self._check_quota(found, name)
+        why = over(self._cluster, resource, found.namespace)
+        if resource is PODS:
+            why = refusal(self._cluster, found.namespace, item)
+        if why:
+            message = f'{resource.qualified} "{name}" is forbidden: {why}'
+            raise ApiError(403, "Forbidden", message, details=resource.details(name))
         return self._pod_security(found, item)
 
-    def _check_quota(self, found: Target, name: str) -> None:
-        counted = f"count/{found.resource.qualified}"
-        for quota in self._store.all(QUOTAS, found.namespace) if found.namespace else []:
-            limit = quota.get("status", {}).get("hard", {}).get(counted)
-            used = len(self._store.all(found.resource, found.namespace))
-            if limit is not None and used + 1 > parse(limit):
-                numbers = f"requested: {counted}=1, used: {counted}={used}, limited: {counted}={limit}"
-                said = f"is forbidden: exceeded quota: {quota['metadata']['name']}, {numbers}"
-                message = f'{found.resource.qualified} "{name}" {said}'
-                raise ApiError(403, "Forbidden", message, details=found.resource.details(name))
-
     def _pod_security(self, found: Target, item: Manifest) -> list[str]:
+        """What the level of warnings says of a Job's pods, or of a pod."""
         if found.resource not in (JOBS, PODS):
             return []
         levels = self._store.get(NAMESPACES, "", found.namespace)["metadata"].get("labels", {})
-        spec = item["spec"] if found.resource is PODS else item["spec"]["template"]["spec"]
-        faults = validation.restricted(spec)
-        if not faults:
+        if levels.get(f"{LEVEL}warn") != "restricted":
             return []
-        name = item["metadata"]["name"]
-        if found.resource is PODS and levels.get("pod-security.kubernetes.io/enforce") == "restricted":
-            message = f'pods "{name}" is forbidden: violates PodSecurity "restricted:latest": {faults}'
-            raise ApiError(403, "Forbidden", message, details=PODS.details(name))
-        warn = levels.get("pod-security.kubernetes.io/warn") == "restricted"
-        return [f'would violate PodSecurity "restricted:latest": {faults}'] if warn else []
+        faults = validation.restricted(item["spec"] if found.resource is PODS else item["spec"]["template"]["spec"])
+        return [f'would violate PodSecurity "restricted:latest": {faults}'] if faults else []
 
     def replace(self, found: Target, body: Manifest, query: Mapping[str, str], manager: str) -> Reply:
         """PUT; the main resource keeps its status, `/status` keeps the rest."""
