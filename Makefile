@@ -2,12 +2,17 @@
 # make install   make .venv with everything the demo needs
 # make test      install what the tests need, then check and test
 # make soak      the long matrices; their results are committed
+# make images    the six images of a cluster, with docker or another BUILDER
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UNSAFE := $(if $(filter Darwin,$(shell uname -s)),--allow-unsafe-sandbox,)
 
-.PHONY: demo install develop lint test soak generate clean
+REGISTRY ?= localhost
+TAG ?= 0.1.0
+BUILDER ?= docker
+
+.PHONY: demo install develop lint test soak generate images clean
 
 demo: install
 ifneq ($(UNSAFE),)
@@ -42,6 +47,11 @@ soak: develop
 generate: develop
 	$(BIN)/python -m evolvent_schemas.generate
 	$(BIN)/evolvent deploy accounts > k8s/base/platform/accounts.conf
+
+images: $(patsubst %,image-%,conductor researcher engineer analyzer cognition experiment)
+image-experiment: FILE := services/engineer/Dockerfile.experiment
+image-%:
+	$(BUILDER) build $(BUILD_ARGS) --file $(or $(FILE),services/$*/Dockerfile) --tag $(REGISTRY)/evolvent-$*:$(TAG) .
 
 clean:
 	rm -rf $(VENV)
