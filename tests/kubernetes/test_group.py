@@ -165,6 +165,14 @@ async def test_a_grouped_sandbox_has_tcp_and_its_interfaces_and_nothing_else(ben
     assert list(GROUP) == variables
 
 
+async def test_only_beside_a_gpu_a_grouped_sandbox_has_what_nccl_binds_at_its_start(tmp_path: Path) -> None:
+    async with fork_server(tmp_path / "work", "T2", devices=("/dev/null",), grouped=True) as server:
+        bench = Bench(server, tmp_path)
+        reached, _ = await bench.call("a", GROUP, "look")
+        assert [*STREAMS, "AF_UNIX SOCK_DGRAM", *INTERFACES] == [each for each in reached if ": " not in each]
+        assert [[], []] == await bench.call("b", None, "look")
+
+
 async def test_a_later_sandbox_beside_it_has_no_socket_and_no_variable(bench: Bench) -> None:
     """In T3 as well: where several pods train, what another says may not reach the score."""
     assert [[], []] == await bench.call("a", None, "look")

@@ -160,6 +160,7 @@ class Confinement:
             signals=alone or (forks and landlock.abi() >= landlock.SCOPED_ABI),
             changes=alone,
             streams=spec.group is not None,
+            letters=spec.group is not None and bool(self._settings.devices),
         )
 
 

@@ -147,5 +147,5 @@ def _require_one_pod(stage: Stage) -> None:
     if pods > 1:
         raise Permanent(
             f"stage {stage.name} asks for pods = {pods}, and the local backend has one machine: set pods = 1 in "
-            "[stages.settings], or run the engineer with EVOLVENT_ENGINEER_BACKEND=kubernetes"
+            "the stage's settings, or run the engineer with EVOLVENT_ENGINEER_BACKEND=kubernetes"
         )

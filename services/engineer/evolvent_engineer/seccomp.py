@@ -71,7 +71,7 @@ _CLONE_NAMESPACES = 0x7E020080
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _FIRST, _SECOND, _THIRD = 0, 4, 16, 24, 32
 """Offsets in `struct seccomp_data`; of the arguments, the low half of each (little-endian)."""
-_STREAM, _TYPE_MASK = (socket.SOCK_STREAM,), 0xF
+_TYPE_MASK = 0xF
 _TCP = (0, socket.IPPROTO_TCP)
 _AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -94,6 +94,11 @@ class Rules:
     """May open TCP sockets, and ask the kernel which interfaces there are: gloo and NCCL start with `getifaddrs`.
 
     Every other kind stays shut, UDP with it: name servers pass questions on to half the world.
+    """
+    letters: bool = False
+    """May open Unix datagram sockets: NCCL binds one at its start, with or without a process beside it.
+
+    Source: `ncclProxyInit` and `ncclIpcSocketInit` of NCCL 2.18 and later.
     """
 
 
@@ -148,8 +153,12 @@ def _socket(rules: Rules, column: int) -> Iterator[bytes]:
     """Allow the families, types and protocols that the rules do, and no other."""
     body: list[bytes] = []
     if rules.streams:
-        body += _allowed([(_FIRST, (socket.AF_INET, socket.AF_INET6)), (_SECOND, _STREAM), (_THIRD, _TCP)])
+        body += _allowed(
+            [(_FIRST, (socket.AF_INET, socket.AF_INET6)), (_SECOND, (socket.SOCK_STREAM,)), (_THIRD, _TCP)]
+        )
         body += _allowed([(_FIRST, (_AF_NETLINK,)), (_THIRD, (_NETLINK_ROUTE,))])
+    if rules.letters:
+        body += _allowed([(_FIRST, (socket.AF_UNIX,)), (_SECOND, (socket.SOCK_DGRAM,))])
     body.append(_refusal(errno.EPERM))
     yield _instruction(_EQUAL, _SOCKET[column], 0, len(body))
     yield from body
