@@ -6,7 +6,7 @@ import pytest
 
 from evolvent_engineer.kubernetes.manifests import experiment_job
 from tests.kubernetes.conformance import job
-from tests.kubernetes.fake import Cluster, Node
+from tests.kubernetes.fake import Cluster, Node, validation
 from tests.kubernetes.fake.resources import JOBS, NAMESPACES, PODS, PRIORITY_CLASSES, QUOTAS, Target
 from tests.kubernetes.fake.status import Manifest
 from tests.kubernetes.fake.writing import Writer
@@ -111,3 +111,33 @@ def test_what_an_experiment_asks_for_is_admitted(pods: int, cluster: Cluster) ->
     created(cluster, experiment_job(order(settings={"pods": pods}), settings()))
     assert pods == len(cluster.store.all(PODS, NAMESPACE))
     assert [] == cluster.jobs.refusals
+
+
+def hardened() -> Manifest:
+    found: Manifest = experiment_job(order(), settings())["spec"]["template"]["spec"]
+    return found
+
+
+def both(spec: Manifest, **more: object) -> Manifest:
+    """The same security context in every container."""
+    for container in spec["containers"]:
+        container["securityContext"] = container["securityContext"] | more
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (hardened() | {"hostNetwork": True, "hostPID": True}, "host namespaces (hostNetwork=true, hostPID=true)"),
+        (hardened() | {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "restricted volume types (v)"),
+        (hardened() | {"securityContext": {"runAsUser": 0}}, "runAsUser=0 (pod must not set runAsUser=0)"),
+        (both(hardened(), runAsUser=0), "runAsUser=0 (containers"),
+        (both(hardened(), privileged=True), "privileged (containers"),
+        (both(hardened(), runAsNonRoot=False), "runAsNonRoot != true (containers"),
+        (both(hardened(), seccompProfile={"type": "Unconfined"}), "seccompProfile (containers"),
+        (both(hardened(), capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}), "unrestricted capabilities"),
+    ],
+)
+def test_each_way_out_of_a_container_is_a_violation(spec: Manifest, says: str) -> None:
+    assert says in validation.restricted(spec)
+    assert "" == validation.restricted(hardened())

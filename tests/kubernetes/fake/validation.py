@@ -10,6 +10,18 @@ from tests.kubernetes.fake.status import Manifest
 Cause = tuple[str, str, str]
 _SUBDOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _LABEL_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
+_VOLUMES = frozenset(
+    {
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+)
 _EXAMPLE = "lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character"
 
 
@@ -117,8 +129,19 @@ def immutable(before: Manifest, after: Manifest) -> list[Cause]:
 
 
 def restricted(spec: Manifest) -> str:
-    """Violations of Pod Security `restricted:latest`, in the server's words; empty when there are none."""
+    """Violations of Pod Security `restricted:latest`, in the server's words; empty when there are none.
+
+    Source: the checks of k8s.io/pod-security-admission/policy, but those of ports, SELinux, AppArmor, sysctls,
+    `procMount` and Windows, which nothing of ours sets.
+    """
     found = [
+        _host(spec),
+        _every(
+            spec,
+            lambda c: not _context(c).get("privileged"),
+            "privileged",
+            "must not set securityContext.privileged=true",
+        ),
         _every(
             spec,
             lambda c: _context(c).get("allowPrivilegeEscalation") is False,
@@ -131,12 +154,20 @@ def restricted(spec: Manifest) -> str:
             "unrestricted capabilities",
             'must set securityContext.capabilities.drop=["ALL"]',
         ),
+        _every(
+            spec,
+            lambda c: {"NET_BIND_SERVICE"} >= set(_context(c).get("capabilities", {}).get("add", [])),
+            "unrestricted capabilities",
+            "must not add what it may not have",
+        ),
+        _volumes(spec),
         _inherited(
             spec,
             lambda s: s.get("runAsNonRoot") is True,
             "runAsNonRoot != true",
             "must set securityContext.runAsNonRoot=true",
         ),
+        _root(spec),
         _inherited(
             spec,
             lambda s: s.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
@@ -145,6 +176,25 @@ def restricted(spec: Manifest) -> str:
         ),
     ]
     return ", ".join(filter(None, found))
+
+
+def _host(spec: Manifest) -> str:
+    shared = [f"{name}=true" for name in ("hostIPC", "hostNetwork", "hostPID") if spec.get(name)]
+    return f"host namespaces ({', '.join(shared)})" if shared else ""
+
+
+def _volumes(spec: Manifest) -> str:
+    bad = [volume["name"] for volume in spec.get("volumes", []) if not volume.keys() & _VOLUMES]
+    return f"restricted volume types ({', '.join(bad)})" if bad else ""
+
+
+def _root(spec: Manifest) -> str:
+    at_pod = (
+        "runAsUser=0 (pod must not set runAsUser=0)" if spec.get("securityContext", {}).get("runAsUser") == 0 else ""
+    )
+    return at_pod or _every(
+        spec, lambda c: _context(c).get("runAsUser") != 0, "runAsUser=0", "must not set runAsUser=0"
+    )
 
 
 def _containers(spec: Manifest) -> list[Manifest]:
@@ -167,7 +217,8 @@ def _every(spec: Manifest, good: object, title: str, remedy: str) -> str:
 
 
 def _inherited(spec: Manifest, good: object, title: str, remedy: str) -> str:
-    if good(spec.get("securityContext", {})):  # type: ignore[operator]
-        return ""
+    shared = spec.get("securityContext", {})
+    if good(shared):  # type: ignore[operator]
+        return _every(spec, lambda c: good(shared | _context(c)), title, remedy)  # type: ignore[operator]
     bad = [container["name"] for container in _containers(spec) if not good(_context(container))]  # type: ignore[operator]
     return f"{title} (pod or {_quoted(bad)} {remedy})" if bad else ""
