@@ -107,8 +107,10 @@ class Replay:
         return headers
 
     def _ours(self, text: str) -> str:
-        for theirs, ours in self.learned.items():
-            text = text.replace(theirs, ours)
+        """In one pass: a version of ours may be one of theirs, and means another then."""
+        if self.learned:
+            known = re.compile("|".join(map(re.escape, sorted(self.learned, key=len, reverse=True))))
+            text = known.sub(lambda found: self.learned[found.group()], text)
         return text.replace(NAMESPACE, self.namespace)
 
     def _path(self, path: str) -> str:
