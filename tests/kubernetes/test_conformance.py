@@ -125,8 +125,8 @@ PODS_END = (
     "quota exceeded", "delete", "get deleting", "generateName",
 )  # fmt: skip
 """Asked where pods end as their annotations say: of the fake, and of a control plane whose kubelet we stand in for."""
-THIS_SERVER = ("openapi", "cluster-wide")
-"""Depends on what else a server serves, and on when its etcd was compacted."""
+THIS_SERVER = ("openapi", "cluster-wide", "watch rv=1")
+"""Depends on what else a server serves, and on how far back its history reaches."""
 
 
 async def _against(access: Access) -> Answers:
