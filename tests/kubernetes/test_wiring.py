@@ -14,7 +14,7 @@ import yaml
 
 from evolvent import audit, runs, task
 from evolvent.embedded import Server as NatsServer
-from evolvent.errors import Refused
+from evolvent.errors import Permanent, Refused
 from evolvent.platform import Platform
 from evolvent.provision import ROLES
 from evolvent.serve import factory
@@ -331,8 +331,9 @@ async def test_a_role_that_can_learn_no_end_any_more_stops(
     await until(lambda: server.requests["watch", "jobs"])
     await asyncio.sleep(0.2)
     kubernetes._fail(KeyError("a bug"))
-    async with asyncio.timeout(10):
-        await working
+    with pytest.raises(Permanent, match="the cluster cannot be followed any more: 'a bug'"):
+        async with asyncio.timeout(10):
+            await working
 
 
 async def test_what_the_cluster_must_be_told_is_named(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

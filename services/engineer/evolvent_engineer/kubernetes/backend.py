@@ -10,7 +10,17 @@ import structlog
 
 from evolvent.errors import EvolventError, Halted, Permanent
 from evolvent_engineer.kubernetes.client import Client, Kind
-from evolvent_engineer.kubernetes.ends import End, Stuck, condition, has_evidence, is_disrupted, is_ended, judge, stuck
+from evolvent_engineer.kubernetes.ends import (
+    End,
+    Stuck,
+    condition,
+    has_evidence,
+    is_disrupted,
+    is_ended,
+    is_several,
+    judge,
+    stuck,
+)
 from evolvent_engineer.kubernetes.identity import RUN_LABEL, SELECTOR, Identity
 from evolvent_engineer.kubernetes.manifests import Manifest, experiment_job, identity_of, peer_policy
 from evolvent_engineer.kubernetes.settings import ClusterSettings, Order, pods_of
@@ -206,9 +216,12 @@ class KubernetesBackend:
             self._done.discard(identity)  # the name is free again
 
     async def _known_pods(self, identity: Identity, job: Manifest) -> list[Manifest]:
-        """What was seen of the pods; asked for once when a failure is known to the Job's watch first."""
+        """What was seen of the pods; asked for once when a failure is known to the Job's watch first.
+
+        Of several pods all are asked for: one that was stopped may be seen before the one that was the cause.
+        """
         known = self._pods.get(identity, {})
-        if condition(job, "Failed") and not has_evidence(known.values()):
+        if condition(job, "Failed") and (is_several(job) or not has_evidence(known.values())):
             with contextlib.suppress(EvolventError):  # without evidence nobody is blamed
                 items, _ = await self._client.list("pods", f"batch.kubernetes.io/job-name={identity.name}")
                 return list((known | {item["metadata"]["uid"]: item for item in items}).values())

@@ -117,8 +117,8 @@ Blamed = tuple[FailureReason, str, dict[str, float]]
 def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: float) -> Blamed:
     story = f"{failed.get('reason', '')}: {failed.get('message', '')}"
     if failed.get("reason") == "DeadlineExceeded":
-        return _deadline(job, story, _together_seconds(job, failed, pods) if _several(job) else wall)
-    if _several(job) and (lost := [pod for pod in pods if is_disrupted(pod)]):
+        return _deadline(job, story, _together_seconds(job, failed, pods) if is_several(job) else wall)
+    if is_several(job) and (lost := [pod for pod in pods if is_disrupted(pod)]):
         names = ", ".join(pod["metadata"]["name"] for pod in lost)
         return "infrastructure", f"{names} of several pods was evicted, preempted or lost its node; {story}", {}
     guilty = [pod for pod in pods if pod["status"].get("phase") == "Failed" and not is_disrupted(pod)]
@@ -130,7 +130,8 @@ def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: floa
     return _exit(exits[0], story) if exits else ("infrastructure", story, {})
 
 
-def _several(job: Manifest) -> bool:
+def is_several(job: Manifest) -> bool:
+    """Whether a Job is of several pods, each of which may show what ended the others."""
     return int(job.get("spec", {}).get("completions") or 1) > 1
 
 

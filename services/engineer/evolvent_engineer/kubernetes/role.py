@@ -148,15 +148,20 @@ class Dispatch:
         return _started(identity)
 
     async def attend(self, runner: Runner[Orders]) -> None:
-        """Record ends and heed halts until cancelled; when that is no longer possible the role stops."""
+        """Record ends and heed halts until cancelled; when that is no longer possible the role stops.
+
+        Raises:
+            Permanent: it is not.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._record_ends(group))
                 group.create_task(self._heed_halts())
         except BaseExceptionGroup as errors:
-            await logger.aerror("cluster.lost", errors=[str(error) for error in errors.exceptions])
+            reasons = [str(error) for error in errors.exceptions]
+            await logger.aerror("cluster.lost", errors=reasons)
             runner.stop()
-            raise
+            raise Permanent(f"the cluster cannot be followed any more: {'; '.join(reasons)}") from errors
 
     async def _heed_halts(self) -> None:
         async for record in self._log.follow([filter_for(RunHalted)]):
