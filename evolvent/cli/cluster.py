@@ -33,11 +33,14 @@ _REFERENCE = re.compile(r"^[a-z0-9]+([._/:-][a-zA-Z0-9_]+)*(:[\w][\w.-]{0,127})?
 class Target(BaseSettings):
     """What the cluster's checks must know, from the variables that the roles read."""
 
-    model_config = SettingsConfigDict(env_prefix="EVOLVENT_")
+    model_config = SettingsConfigDict(env_prefix="EVOLVENT_", env_parse_none_str="none")
 
     experiment_namespace: str = "evolvent-experiments"
     experiment_image: str = ""
     experiment_node_selector: dict[str, str] = Field(default_factory=dict)
+    experiment_service_account: str = "experiment"
+    experiment_runtime_class: str | None = "gvisor"
+    experiment_priority_class: str | None = None
     cognition_qdrant_url: str | None = None
 
 
@@ -57,7 +60,7 @@ def examine(target: Target) -> Iterator[Check]:
         yield Check("api server", "fail", _first(error), "set KUBECONFIG, or run where a service account is mounted")
         return
     yield Check("api server", "ok", f"{version} at {api.configuration.host}")
-    looks = {"rights": _rights, "quota": _quota, "gpu nodes": _gpus}
+    looks = {"rights": _rights, "pods": _pods, "quota": _quota, "gpu nodes": _gpus}
     yield from starmap(lambda name, look: _seen(name, look, api, target), looks.items())
 
 
@@ -125,6 +128,32 @@ def _rights(api: Any, target: Target) -> Check:
         return Check("rights", "ok", f"can create, watch and delete Jobs {where}")
     mend = "bind the role of k8s/base/engineer/rights.yaml to the engineer's service account"
     return Check("rights", "fail", f"cannot {', '.join(missing)} {where}", mend)
+
+
+def _pods(api: Any, target: Target) -> Check:
+    """Look for what every pod names: where one is missing pods are refused, and a Job waits until its deadline."""
+    space = target.experiment_namespace
+    named = {
+        f"/api/v1/namespaces/{space}/serviceaccounts": target.experiment_service_account,
+        "/apis/node.k8s.io/v1/runtimeclasses": target.experiment_runtime_class,
+        "/apis/scheduling.k8s.io/v1/priorityclasses": target.experiment_priority_class,
+    }
+    wanted = {f"{path.rpartition('/')[2]}/{name}": f"{path}/{name}" for path, name in named.items() if name}
+    missing = [name for name, path in wanted.items() if not _exists(api, path)]
+    if not missing:
+        return Check("pods", "ok", f"{', '.join(wanted)} exist")
+    mend = "make them, or set EVOLVENT_EXPERIMENT_{SERVICE_ACCOUNT,RUNTIME_CLASS,PRIORITY_CLASS}; `none` is none"
+    return Check("pods", "fail", f"without {', '.join(missing)} no pod of an experiment is made", mend)
+
+
+def _exists(api: Any, path: str) -> bool:
+    try:
+        _ask(api, "GET", path)
+    except _Answer as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 def _quota(api: Any, target: Target) -> Check:

@@ -13,7 +13,7 @@ from evolvent import acl
 from tests.cli.shell import checks, evolvent
 from tests.cluster.servers import PASSWORDS, Guarded, guarded
 from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster
-from tests.kubernetes.fake.resources import NODES, QUOTAS
+from tests.kubernetes.fake.resources import NODES, QUOTAS, SERVICE_ACCOUNTS
 
 SPACE = "evolvent-experiments"
 IMAGE = "registry.example/evolvent-experiment@sha256:" + "b" * 64
@@ -29,6 +29,9 @@ async def bus(tmp_path: Path) -> AsyncIterator[Guarded]:
 async def server() -> AsyncIterator[ApiServer]:
     cluster = Cluster()
     cluster.namespace(SPACE)
+    metadata = {"name": "experiment", "namespace": SPACE, "uid": "3"}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+    cluster.store.create(SERVICE_ACCOUNTS, account, "admin")
     async with ApiServer(cluster) as found:
         yield found
 
@@ -81,9 +84,8 @@ async def test_a_cluster_that_can_run_passes(bus: Guarded, server: ApiServer) ->
     node(server, 8, pool="gpu")
     quota(server, 10)
     code, found = await examine(bus, server.url, EVOLVENT_EXPERIMENT_NODE_SELECTOR='{"pool": "gpu"}')
-    assert {"image", "vectors", "api server", "rights", "quota", "gpu nodes", "server", "streams", "log room"} == set(
-        found
-    )
+    cluster = {"image", "vectors", "api server", "rights", "pods", "quota", "gpu nodes"}
+    assert cluster | {"server", "streams", "log room"} == set(found)
     assert {"ok"} == {one["verdict"] for one in found.values()}, found
     assert 0 == code
     assert 8 == found["gpu nodes"]["measured"]["gpus"]
@@ -95,6 +97,16 @@ async def test_missing_rights_are_named_one_by_one(bus: Guarded, server: ApiServ
     missing = "create jobs, delete jobs, deletecollection jobs, create networkpolicies"
     assert f"cannot {missing} in evolvent-experiments" == found["rights"]["seen"]
     assert "rights.yaml" in found["rights"]["mend"]
+
+
+async def test_what_pods_name_and_the_cluster_lacks_is_named(bus: Guarded, server: ApiServer) -> None:
+    more = {"EVOLVENT_EXPERIMENT_RUNTIME_CLASS": "kata", "EVOLVENT_EXPERIMENT_PRIORITY_CLASS": "search"}
+    code, found = await examine(bus, server.url, **more)
+    assert (1, "fail") == (code, found["pods"]["verdict"])
+    assert "without runtimeclasses/kata, priorityclasses/search no pod" in found["pods"]["seen"]
+    assert "EVOLVENT_EXPERIMENT" in found["pods"]["mend"]
+    _, found = await examine(bus, server.url, EVOLVENT_EXPERIMENT_RUNTIME_CLASS="none")
+    assert "serviceaccounts/experiment exist" == found["pods"]["seen"]
 
 
 async def test_no_gpu_no_quota_and_a_moving_image_are_told(bus: Guarded, server: ApiServer) -> None:

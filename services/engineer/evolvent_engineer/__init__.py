@@ -1,15 +1,21 @@
-"""The engineer: runs candidates where they can do no harm and publishes what was measured."""
+"""The engineer: runs candidates where they can do no harm and publishes what was measured.
+
+What a sandbox is started with comes through here as well, so that only the role itself imports the platform.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evolvent.platform import Platform
-from evolvent.service import Service
-from evolvent_engineer.orders import FOLD, Orders
-from evolvent_engineer.settings import EngineerSettings
+if TYPE_CHECKING:
+    from evolvent.platform import Platform
+    from evolvent.service import Service
+    from evolvent_engineer.orders import Orders
 
 
 def service(platform: Platform) -> Service[Orders]:
@@ -18,6 +24,8 @@ def service(platform: Platform) -> Service[Orders]:
     While it runs, `Refused` is raised where nothing contains a candidate and that was not allowed, or where a setting
     of the cluster is missing.
     """
+    from evolvent_engineer.settings import EngineerSettings
+
     if EngineerSettings().backend == "kubernetes":
         from evolvent_engineer.kubernetes.role import connected, on_kubernetes
 
@@ -26,8 +34,10 @@ def service(platform: Platform) -> Service[Orders]:
 
 
 def _on_this_machine(platform: Platform) -> Service[Orders]:
+    from evolvent.service import Service
     from evolvent_engineer.handlers import Engineer
     from evolvent_engineer.local import LocalBackend
+    from evolvent_engineer.orders import FOLD
     from evolvent_engineer.progress import Progress
 
     settings = platform.settings
