@@ -57,6 +57,8 @@ def running(since: int) -> Manifest:
         ([pod(ended("candidate", 1, end=9), ended("evaluator", 1, end=8))], "evaluator_crashed"),
         ([pod(ended("candidate", 1, end=8), ended("evaluator", 1, end=8))], "crashed"),
         ([pod(ended("candidate", 137, "Error"))], "crashed"),
+        ([pod(ended("evaluator", 137, "Error"))], "infrastructure"),
+        ([pod(ended("evaluator", 137, "OOMKilled"))], "evaluator_crashed"),
         (
             [pod(reason="Evicted", message="Container candidate exceeded its local ephemeral storage limit")],
             "disk_limit",
@@ -85,6 +87,10 @@ def test_nobody_is_blamed_without_evidence(pods: list[Manifest], reason: Failure
 def test_a_deadline_blames_the_candidate_only_for_time_it_had(pods: list[Manifest], reason: FailureReason) -> None:
     """The Job's deadline also counts waiting for a node, pulling, and what disrupted pods had run."""
     assert reason == judge(IDENTITY, failed("DeadlineExceeded", second=100), pods).reason
+
+
+def test_a_deadline_without_a_pod_says_where_to_look() -> None:
+    assert "evolvent doctor --cluster" in judge(IDENTITY, failed("DeadlineExceeded", second=100), []).message
 
 
 def test_a_completed_job_whose_pods_were_never_seen_has_its_own_times() -> None:

@@ -27,6 +27,9 @@ _EVALUATORS_DISK = re.compile(r'volume "(evaluator-tmp|task)"|Container evaluato
 """The kubelet's words when something outgrew its disk. Source: pkg/kubelet/eviction/eviction_manager.go."""
 _SAID = 300
 """Characters of a container's last words."""
+_NO_POD = "a quota is full, or pods are refused for what they name; `evolvent doctor --cluster` looks for both"
+_KILLED = 137
+"""SIGKILL. Nothing in its pod reaches the evaluator's container, so that without OOMKilled it came from outside."""
 _STAMP_SECONDS = 1.0
 """Timestamps are whole seconds."""
 
@@ -117,6 +120,8 @@ Blamed = tuple[FailureReason, str, dict[str, float]]
 def _blame(job: Manifest, failed: Manifest, pods: Sequence[Manifest], wall: float) -> Blamed:
     story = f"{failed.get('reason', '')}: {failed.get('message', '')}"
     if failed.get("reason") == "DeadlineExceeded":
+        if not pods:
+            return "infrastructure", f"{story}; no pod was seen: {_NO_POD}", {}
         return _deadline(job, story, _together_seconds(job, failed, pods) if is_several(job) else wall)
     if is_several(job) and (lost := [pod for pod in pods if is_disrupted(pod)]):
         names = ", ".join(pod["metadata"]["name"] for pod in lost)
@@ -151,7 +156,8 @@ def _precedence(found: _Exit) -> tuple[bool, str, bool]:
 def _exit(found: _Exit, story: str) -> Blamed:
     message = f"{found.container} ended with exit code {found.code} ({found.reason}); {story}"
     measured = {"exit_code": float(found.code)}
-    if found.code == NOBODYS_FAULT:
+    struck = found.container == EVALUATOR and found.code == _KILLED and found.reason != "OOMKilled"
+    if found.code == NOBODYS_FAULT or struck:
         return "infrastructure", f"{message}\n{found.said}".rstrip(), measured
     if found.container == CANDIDATE:
         return ("memory_limit" if found.reason == "OOMKilled" else "crashed"), message, measured
