@@ -24,15 +24,18 @@ int nvmlDeviceGetMemoryInfo(void *device, memory *found) {
 """As libnvidia-ml answers (NVML API reference, "Initialization" and "Device Queries"); 15 is GPU_IS_LOST."""
 
 
-def asked_of(folder: Path, lost: int) -> int:
-    """What a process sees whose driver is the one above."""
+def driver(folder: Path, lost: int = 0) -> Path:
+    """Build it, for LD_LIBRARY_PATH."""
     (folder / "driver.c").write_text(DRIVER)
     library = ["cc", "-shared", "-fPIC", f"-DLOST={lost}", "-o", str(folder / "libnvidia-ml.so.1"), "driver.c"]
     subprocess.run(library, cwd=folder, check=True)
+    return folder
+
+
+def asked_of(folder: Path, lost: int) -> int:
     code = "from evolvent_engineer.gpus import Gpus; print(Gpus().used())"
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"LD_LIBRARY_PATH": str(folder)}, capture_output=True, check=True
-    )
+    place = os.environ | {"LD_LIBRARY_PATH": str(driver(folder, lost))}
+    found = subprocess.run([sys.executable, "-c", code], env=place, capture_output=True, check=True)
     return int(found.stdout)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from evolvent_engineer.kubernetes.settings import Order
 from evolvent_engineer.pod.results import Slip, sign
 from evolvent_schemas import subjects
 from evolvent_schemas.values import Limits, Objective, Program, ProgramSpec, RunSettings, Stage, TaskSpec
+from tests.engineer.test_gpus import driver
 from tests.kubernetes.kubelet import Kubelet
 from tests.kubernetes.orders import SECRET, settings
 from tests.kubernetes.waiting import until
@@ -169,7 +171,7 @@ def evaluate(candidate, settings, seed):
 
 
 async def test_progress_reaches_the_bus_at_a_bounded_rate(
-    depot: Depot, platform: Platform, kubelet: Kubelet, bus: Server, tmp_path: Path
+    depot: Depot, platform: Platform, kubelet: Kubelet, bus: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = """
 import json, time
@@ -180,6 +182,8 @@ def run(seed):
         time.sleep(0.1)
     return 1
 """
+    if shutil.which("cc") is not None:
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(driver(tmp_path)))
     await measure(depot, kubelet, await place(depot, program, tmp_path), bus)
     last = (await platform.wire.api(f"STREAM.INFO.{PROGRESS_STREAM}"))["state"]["last_seq"]
     told = [
@@ -191,6 +195,7 @@ def run(seed):
     assert 1 <= len(told) <= 3
     assert '"loss"' in told[0]
     assert '"cpu_seconds"' in told[0]
+    assert (shutil.which("cc") is not None) == ('"gpu_memory_mb":8192' in told[0])
 
 
 async def test_a_damaged_program_is_not_run(depot: Depot, kubelet: Kubelet, bus: Server, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ class Usage:
     memory: int = 0
     processes: int = 0
     """Beside the first thread of the first process."""
+    gpu: int = 0
+    """Bytes in use on the GPUs of its container; 0 where nobody asked the driver."""
 
 
 class Meter(Protocol):

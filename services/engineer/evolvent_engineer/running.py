@@ -53,6 +53,7 @@ class Evaluation:
         self._first: asyncio.Task[socket.socket] | None = None
         self._breach: asyncio.Future[Breach] = asyncio.get_running_loop().create_future()
         self._began = time.monotonic()
+        self._gpu = 0
         self.failed_at: float | None = None
         """When a failure was first seen, on `time.monotonic`; what followed from it on other machines came later."""
 
@@ -207,11 +208,14 @@ class Evaluation:
             await asyncio.sleep(_SAMPLE_SECONDS)
             count += 1
             for cell in [cell for cell in self._sandboxes.values() if not cell.ended]:
-                self._check(cell.sample())
+                usage = cell.sample()
+                self._check(usage)
+                self._gpu = usage.gpu
                 if count % 5 == 0:
                     await self._check_folder(cell)
             if count % _REPORT_SAMPLES == 0 and self._experiment.report is not None:
-                await self._experiment.report(reported(self._output()) | self._used())
+                measured = self._used() | ({"gpu_memory_mb": self._gpu / MB} if self._gpu else {})
+                await self._experiment.report(reported(self._output()) | measured)
 
     def _check(self, usage: Usage) -> None:
         limits, cpu = self._limits, sum(cell.cpu for cell in self._sandboxes.values())

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from evolvent.errors import EvolventError
 from evolvent_engineer import tiers, wire
 from evolvent_engineer.cells import MB, users
 from evolvent_engineer.confinement import Spec
+from evolvent_engineer.gpus import Gpus
 from evolvent_engineer.meters import ProcessMeter, occupied
 from evolvent_engineer.pod.group import gather
 from evolvent_engineer.pod.servers import fork_server
@@ -29,8 +30,8 @@ from evolvent_engineer.server import Child, ForkServer, ServerError, receive
 from evolvent_schemas.values import Limits
 
 _SAMPLE_SECONDS = 0.1
-_CONNECT_SECONDS = 600.0
-"""An evaluator that has not come by then has failed."""
+_CONNECT_SECONDS = 120.0
+"""An evaluator that has not come by then has failed: both start together, and from one image."""
 
 
 async def keep() -> None:
@@ -102,6 +103,7 @@ class Keeper:
         self._users = others
         self._children: dict[str, Child] = {}
         self._saying = asyncio.Lock()
+        self._gpus = Gpus()
 
     async def run(self) -> None:
         """Serve until the evaluator closes.
@@ -151,7 +153,8 @@ class Keeper:
         meter = ProcessMeter(child.pid)
         await self._say({"started": name})
         while not child.exited.done():
-            await self._say({"used": name, **asdict(meter.sample()), **self._occupied(scratch, limits)})
+            usage = replace(meter.sample(), gpu=self._gpus.used())
+            await self._say({"used": name, **asdict(usage), **self._occupied(scratch, limits)})
             await asyncio.wait([child.exited], timeout=_SAMPLE_SECONDS)
         exited = child.exited.result()
         ended = {"status": exited.status, "cpu": exited.cpu, "peak": max(0, exited.peak - meter.inherited)}

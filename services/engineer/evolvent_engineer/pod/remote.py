@@ -121,7 +121,7 @@ class Link:
             case {"refused": str(name), "why": str(why)} if name in self._children:
                 _fail(self._children.pop(name), why)
             case {"used": str(name), "cpu": float(cpu), "memory": int(memory), "processes": int(count), **rest}:
-                self._used[name] = Usage(cpu, memory, count), _occupied(rest)
+                self._used[name] = Usage(cpu, memory, count, _gpu(rest)), _occupied(rest)
             case {"exited": str(name), "status": int(status), "cpu": float(cpu), "peak": int(peak), **rest} if (
                 name in self._children
             ):
@@ -142,6 +142,14 @@ def _occupied(rest: dict[Any, Any]) -> Occupied:
             return Occupied(disk, files)
         case other:
             raise wire.WireError(f"{other!r:.200} is no measurement")
+
+
+def _gpu(rest: dict[Any, Any]) -> int:
+    match rest:
+        case {"gpu": int(gpu)}:
+            return gpu
+        case other:
+            raise wire.WireError(f"{other!r:.200} says nothing of GPUs")
 
 
 def _fail(child: Child, why: str) -> None:
