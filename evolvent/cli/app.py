@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from evolvent import telemetry
 from evolvent.errors import EvolventError, Refused, Unreachable
@@ -24,8 +25,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Terminal(Console):
+    """Prints what programs and models said as it stands: nothing in it is markup, and nothing commands the terminal."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        plain = "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+        return super().render_str(plain, **options)
+
+
+console, errors = Terminal(), Terminal(stderr=True)
 
 Home = Annotated[
     Path, typer.Option("--home", help="Where the log and everything else is kept.", envvar="EVOLVENT_HOME")
@@ -45,7 +58,8 @@ def perform(work: Coroutine[Any, Any, int | None]) -> None:
     except KeyboardInterrupt:
         code = 130
     except EvolventError as error:
-        errors.print(f"[red]error[/red] {type(error).__name__}: {error}", markup=True)
+        errors.print("error", style="red", end=" ")
+        errors.print(f"{type(error).__name__}: {error}")
         code = UNREACHABLE if isinstance(error, Unreachable) else USAGE if isinstance(error, Refused) else FAILED
     raise typer.Exit(code or OK)
 

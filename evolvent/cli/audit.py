@@ -45,10 +45,9 @@ def _print(found: audit.Audit) -> None:
     console.print(
         f"{found.run}: {found.facts} facts, {found.decisions} decisions reproduced byte for byte, "
         f"{found.effects} recorded effects and {found.observations} observations taken as they stand",
-        markup=False,
     )
     for finding in found.findings:
-        console.print(f"✗ {finding.role} {finding.verdict}: {finding.subject or finding.cause}", markup=False)
-        console.print(f"    cause {finding.cause} ({finding.cause_id})\n    {finding.detail}", markup=False)
+        console.print(f"✗ {finding.role} {finding.verdict}: {finding.subject or finding.cause}")
+        console.print(f"    cause {finding.cause} ({finding.cause_id})\n    {finding.detail}")
     if found.findings:
-        console.print(f"{len(found.findings)} decisions do not reproduce", markup=False)
+        console.print(f"{len(found.findings)} decisions do not reproduce")

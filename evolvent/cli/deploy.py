@@ -41,7 +41,7 @@ def make_streams(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
         if as_json:
             emit({"changes": changes})
         else:
-            console.print("\n".join(changes) or "everything is as it should be", markup=False)
+            console.print("\n".join(changes) or "everything is as it should be")
 
     perform(work())
 

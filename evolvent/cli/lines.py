@@ -13,15 +13,15 @@ def show(record: Record[Fact], summary: Summary) -> None:
         case RunStarted(settings=settings):
             ways = f"sampler {settings.sampler} · proposer {settings.proposer} · seed {settings.seed}"
             size = f"{settings.budget.rounds} rounds · width {settings.width}"
-            console.print(f"run {summary.run}: {settings.task.title} · {size} · {ways}", markup=False)
+            console.print(f"run {summary.run}: {settings.task.title} · {size} · {ways}")
         case RoundClosed() as closed:
-            console.print(_round(closed, summary), markup=False)
+            console.print(_round(closed, summary))
         case RunPaused(message=message):
-            console.print(f"paused: {message}\n  go on with: evolvent resume {summary.run}", markup=False)
+            console.print(f"paused: {message}\n  go on with: evolvent resume {summary.run}")
         case RunResumed():
-            console.print("resumed", markup=False)
+            console.print("resumed")
         case HandlingFailed(role=role, handled=handled, error=error):
-            console.print(f"  ! {role} could not handle {handled}: {error}", markup=False)
+            console.print(f"  ! {role} could not handle {handled}: {error}")
 
 
 def _round(closed: RoundClosed, summary: Summary) -> str:
@@ -56,24 +56,22 @@ def ending(finished: RunFinished, summary: Summary, path: str | None, report: st
     run = finished.run
     console.print(
         f"\n{run} {finished.state}: {finished.message} ({finished.rounds_failed} of {finished.rounds_closed} failed)",
-        markup=False,
     )
     if summary.settings is not None and summary.baseline is not None and summary.baseline.score is not None:
-        console.print(f"baseline  {summary.baseline.score:.10g}", markup=False)
+        console.print(f"baseline  {summary.baseline.score:.10g}")
     if finished.best is not None and summary.settings is not None:
         objective = summary.settings.task.objective
         gap = distance(finished.best.score, objective)
         console.print(f"best      {finished.best.score:.10g} {objective.metric}, candidate {finished.best.candidate}")
         if gap:
-            console.print(f"          {gap}", markup=False)
-        console.print(f"program   {path}", markup=False)
+            console.print(f"          {gap}")
+        console.print(f"program   {path}")
     if report is not None:
-        console.print(f"report    {report}", markup=False)
+        console.print(f"report    {report}")
     if finished.best is not None:
         console.print(
             f"\nnext:\n  evolvent best {run}  # the program that won\n"
             f"  evolvent why {finished.best.candidate} --run {run}  # how it came to be\n"
             f"  evolvent show {run}  # every candidate\n"
             f"  evolvent audit replay {run}  # check every decision against the log",
-            markup=False,
         )

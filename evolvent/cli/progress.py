@@ -27,7 +27,7 @@ async def shown(platform: Platform, run: str) -> AsyncIterator[None]:
         numbers = _numbers(message.data)
         if numbers.get("wall_seconds", 0.0) >= EVERY and monotonic() - last.get(experiment, -EVERY) >= EVERY:
             last[experiment] = monotonic()
-            console.print(line(experiment, numbers), markup=False, highlight=False)
+            console.print(line(experiment, numbers))
 
     subscription = await platform.wire.client.subscribe(subjects.progress(run), cb=show)
     try:

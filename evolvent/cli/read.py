@@ -116,9 +116,9 @@ def _show_run(summary: Summary, *, as_json: bool) -> None:
     counts = (
         f"{facts['rounds']['closed']} of {facts['rounds']['budget']} rounds closed, {facts['rounds']['failed']} failed"
     )
-    console.print(f"{summary.run} · {facts['task']} · {summary.state} · {counts}", markup=False)
+    console.print(f"{summary.run} · {facts['task']} · {summary.state} · {counts}")
     if summary.message:
-        console.print(summary.message, markup=False)
+        console.print(summary.message)
     table = Table("candidate", "status", "score", "parents", "proposer", "motivation", box=None)
     for member in members:
         score = f"{member.score:.10g}" if member.score is not None else member.failure or ""
@@ -156,13 +156,13 @@ async def _show_candidate(platform: Platform, summary: Summary, candidate: str, 
         emit({**_member(member), "files": files, "analysis": lessons})
         return
     result = f"{member.score:.10g}" if member.score is not None else member.failure or "not measured"
-    console.print(f"{candidate} of {summary.run} · {member.status} · {result} · {member.proposer}", markup=False)
-    console.print(f"parents: {' '.join(member.parents) or 'none'}\n{member.motivation}", markup=False)
+    console.print(f"{candidate} of {summary.run} · {member.status} · {result} · {member.proposer}")
+    console.print(f"parents: {' '.join(member.parents) or 'none'}\n{member.motivation}")
     if lessons:
         for lesson in lessons["lessons"]:
-            console.print(f"lesson: {lesson['effect']}", markup=False)
+            console.print(f"lesson: {lesson['effect']}")
     for path, text in files.items():
-        console.print(f"\n── {path}\n{text}", markup=False)
+        console.print(f"\n── {path}\n{text}")
 
 
 def _stage(summary: Summary) -> str:
@@ -186,11 +186,11 @@ def best(run: Run = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> N
             emit({**_member(member), "run": summary.run, "path": str(path), "files": files})
             return
         objective = summary.settings.task.objective
-        console.print(f"{member.candidate}  {member.score:.10g} {objective.metric}", markup=False)
-        console.print(lines.distance(member.score, objective), markup=False)
-        console.print(f"{path}\n", markup=False)
+        console.print(f"{member.candidate}  {member.score:.10g} {objective.metric}")
+        console.print(lines.distance(member.score, objective))
+        console.print(f"{path}\n")
         for text in files.values():
-            console.print(text, markup=False)
+            console.print(text)
 
     perform(work())
 
@@ -214,10 +214,8 @@ def why(
             emit([link.as_json() for link in links])
             return
         for link in links:
-            console.print(f"{link.time:%H:%M:%S.%f}  {'  ' * link.depth}{link.type}  {link.says}", markup=False)
-            console.print(
-                f"                 {'  ' * link.depth}  by {link.source}, because of {link.because}", markup=False
-            )
+            console.print(f"{link.time:%H:%M:%S.%f}  {'  ' * link.depth}{link.type}  {link.says}")
+            console.print(f"                 {'  ' * link.depth}  by {link.source}, because of {link.because}")
 
     perform(work())
 
@@ -276,7 +274,7 @@ def tail(
                     emit_line(_envelope(record))
                 else:
                     body = record.fact.model_dump_json(exclude={"type", "run"}, exclude_defaults=True)
-                    console.print(f"{record.time:%H:%M:%S.%f}  {record.fact.subject}  {body[:160]}", markup=False)
+                    console.print(f"{record.time:%H:%M:%S.%f}  {record.fact.subject}  {body[:160]}")
 
     perform(work())
 

@@ -33,7 +33,7 @@ def report(
         if as_json:
             emit(told.model_dump(mode="json"))
         else:
-            console.print(f"{page}\n{page.with_suffix('.json')}", markup=False)
+            console.print(f"{page}\n{page.with_suffix('.json')}")
 
     perform(work())
 

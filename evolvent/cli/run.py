@@ -139,7 +139,7 @@ class _Search:
         """Watch the run to its end, or until the roles that carry it end first."""
         platform, roles = tenure.platform, tenure.over
         if not (tenure.ours or self.as_json):
-            console.print(f"another process serves {self.settings.home}; attached to it", markup=False)
+            console.print(f"another process serves {self.settings.home}; attached to it")
         await self._begin(platform)
         watching = asyncio.create_task(self._watch(platform))
         stop = asyncio.Event()
@@ -152,7 +152,7 @@ class _Search:
                 return await self._end(platform, watching.result())
             if roles.done():
                 roles.result()
-            errors.print(f"\nstopped; nothing is lost, go on with: evolvent run {self.run}", markup=False)
+            errors.print(f"\nstopped; nothing is lost, go on with: evolvent run {self.run}")
             return 130
         finally:
             await end(watching, stopping)
@@ -209,7 +209,7 @@ class _Search:
             told = await reports.build(platform, run)
             return str(reports.write(told, reports.place(self.settings.home, run)))
         except EvolventError as error:
-            errors.print(f"there is no report: {error}; try again with: evolvent report {run}", markup=False)
+            errors.print(f"there is no report: {error}; try again with: evolvent report {run}")
             return None
 
 
@@ -266,7 +266,7 @@ def start(
         if as_json:
             emit({"run": started})
         else:
-            console.print(f"{started}\nwatch it with: evolvent watch {started}", markup=False)
+            console.print(f"{started}\nwatch it with: evolvent watch {started}")
 
     perform(work())
 

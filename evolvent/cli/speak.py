@@ -105,5 +105,5 @@ async def _ask(platform: Platform, run: str, request: Request, *, as_json: bool)
     if as_json:
         emit({"run": run, "directive": issued.directive, "answer": answer.type if answer else None})
     else:
-        console.print(said, markup=False)
+        console.print(said)
     return OK

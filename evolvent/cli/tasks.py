@@ -38,10 +38,9 @@ def new(
         if as_json:
             emit({"task": str(folder), "files": written})
             return
-        console.print("\n".join(f"{folder}/{name}" for name in written), markup=False)
+        console.print("\n".join(f"{folder}/{name}" for name in written))
         console.print(
             f"\nnext:\n  edit these files\n  evolvent task check {folder}\n  evolvent run {folder} --rounds 3",
-            markup=False,
         )
 
     perform(work())
@@ -101,7 +100,7 @@ def check(
         if as_json:
             emit({"task": loaded.spec.name, **document(found)})
         else:
-            console.print(_verdict(loaded.spec.name, found), markup=False)
+            console.print(_verdict(loaded.spec.name, found))
         return OK if passed(found) else FAILED
 
     perform(work())
@@ -117,9 +116,9 @@ async def _shown(checks: AsyncIterator[Check], where: Console) -> list[Check]:
 
 def show(found: Check, where: Console) -> None:
     """Print one check as one line, and what to do about it as another."""
-    where.print(f"{MARKS[found.verdict]} {found.name:<12} {found.seen}", markup=False)
+    where.print(f"{MARKS[found.verdict]} {found.name:<12} {found.seen}")
     if found.mend:
-        where.print(f"  {'':<12} → {found.mend}", markup=False)
+        where.print(f"  {'':<12} → {found.mend}")
 
 
 def _verdict(name: str, found: list[Check]) -> str:
