@@ -263,6 +263,28 @@ async def test_a_job_of_a_run_that_was_halted_while_no_engineer_lived_is_removed
             await until(lambda: not jobs(cluster), 5)
 
 
+async def one_seed_fails(pod: dict[str, Any]) -> Mapping[str, int]:
+    """The other trains for ever."""
+    if pod["metadata"]["labels"]["evolvent/seed"] == "0":
+        await asyncio.Event().wait()
+    return {"candidate": 3}
+
+
+async def test_jobs_that_a_finished_run_did_not_wait_for_are_removed_and_the_audit_misses_nothing(
+    platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.script("*", Script(run=one_seed_fails))
+    folder = slow_task(tmp_path / "task")
+    (folder / "task.toml").write_text((folder / "task.toml").read_text().replace("seeds = 1", "seeds = 2"))
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        run = await begun(platform, folder, rounds=1)
+        assert "failed" == (await finished(platform, run)).state
+        await until(lambda: not jobs(cluster) and not pods(cluster), 5)
+    assert 2 == len(await of_kind(platform, run, ExperimentStarted))
+    assert 1 == len(await of_kind(platform, run, ExperimentCompleted, ExperimentFailed))
+    assert [] == (await audit.replay(platform, run, ROLES)).findings
+
+
 async def test_a_job_that_vanished_while_no_engineer_lived_is_tried_again(
     platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster
 ) -> None:

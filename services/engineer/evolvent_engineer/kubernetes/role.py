@@ -32,6 +32,7 @@ from evolvent_schemas import (
     ExperimentStarted,
     Fact,
     HandlingFailed,
+    RunFinished,
     RunHalted,
     filter_for,
     subjects,
@@ -156,15 +157,16 @@ class Dispatch:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._record_ends(group))
-                group.create_task(self._heed_halts())
+                group.create_task(self._heed_ends_of_runs())
         except BaseExceptionGroup as errors:
             reasons = [str(error) for error in errors.exceptions]
             await logger.aerror("cluster.lost", errors=reasons)
             runner.stop()
             raise Permanent(f"the cluster cannot be followed any more: {'; '.join(reasons)}") from errors
 
-    async def _heed_halts(self) -> None:
-        async for record in self._log.follow([filter_for(RunHalted)]):
+    async def _heed_ends_of_runs(self) -> None:
+        """Remove the Jobs of runs that were halted, and those that a finished run did not wait for."""
+        async for record in self._log.follow([filter_for(RunHalted), filter_for(RunFinished)]):
             run = record.fact.run
             await _insist(lambda run=run: self.cluster.backend.halt(run))  # type: ignore[misc]
 
