@@ -61,6 +61,23 @@ async def test_a_create_whose_answer_is_lost_makes_one_job(begin: Begin, server:
     assert None is (await next_end(backend)).reason
 
 
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_a_job_that_comes_when_its_run_has_been_halted_is_removed(
+    cut_off: bool, begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    backend = await begin()
+    cluster.script("*", FOREVER)
+    server.faults.arm(Fault("slow", "POST", seconds=0.5))
+    launching = asyncio.create_task(backend.launch(order()))
+    await asyncio.sleep(0.2)
+    if cut_off:
+        launching.cancel()
+    await backend.halt(order().identity.run)
+    await asyncio.gather(launching, return_exceptions=True)
+    await until(lambda: server.requests["delete", "jobs"])
+    await until(lambda: not jobs(cluster))
+
+
 @pytest.mark.parametrize("code", [429, 500, 503])
 async def test_a_passing_fault_of_the_server_is_waited_out(
     code: int, begin: Begin, server: ApiServer, cluster: Cluster

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from evolvent.errors import Transient
+from evolvent.errors import Permanent, Transient
 from evolvent_engineer.kubernetes.ends import judge
 from evolvent_schemas.values import FailureReason
 from tests.kubernetes.conftest import Begin
@@ -75,6 +75,18 @@ async def test_an_engineer_that_finds_the_job_of_one_that_died_makes_its_policy(
     await second.launch(order(settings=THREE))
     await second.close()
     assert (1, 1) == (len(jobs(cluster)), len(policies(cluster)))
+
+
+async def test_a_job_whose_policy_is_refused_is_not_left_to_hold_its_gpus(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    backend = await begin()
+    cluster.script("*", FOREVER)
+    server.faults.arm(Fault("status", "POST", path="networkpolicies", code=403))
+    with pytest.raises(Permanent):
+        await backend.launch(order(settings=THREE))
+    await until(lambda: not jobs(cluster) and not pods(cluster))
+    await no_end(backend)
 
 
 async def test_a_policy_of_an_older_job_of_the_name_is_not_taken_for_this_ones(begin: Begin, cluster: Cluster) -> None:

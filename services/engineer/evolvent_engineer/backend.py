@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from evolvent.errors import Refused
 from evolvent_schemas.values import Blame, FailureReason, ProgramSpec, SandboxTier, Stage
 
 Report = Callable[[Mapping[str, float]], Awaitable[None]]
@@ -95,3 +96,24 @@ class Backend(Protocol):
     async def close(self) -> None:
         """End whatever runs and give everything back. Idempotent."""
         ...
+
+
+def pods_of(stage: Stage) -> int:
+    """Over how many pods a stage trains: its setting `pods`, or 1.
+
+    Raises:
+        Refused: it is no whole number of at least 1.
+    """
+    return whole(stage, "pods", 1, 1)
+
+
+def whole(stage: Stage, name: str, default: int, least: int) -> int:
+    """Read a setting of a stage that counts something.
+
+    Raises:
+        Refused: it is no whole number of at least `least`.
+    """
+    value = stage.settings.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Refused(f"stage {stage.name}: {name} must be a whole number of at least {least}, not {value!r}")
+    return value

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from evolvent.errors import Permanent, Refused
 from evolvent_engineer import source, tiers
-from evolvent_engineer.backend import Experiment, Failed, Outcome
+from evolvent_engineer.backend import Experiment, Failed, Outcome, pods_of
 from evolvent_engineer.cells import Cells, users
 from evolvent_engineer.cgroups import Cgroups
 from evolvent_engineer.confinement import Settings
-from evolvent_engineer.kubernetes.settings import pods_of
 from evolvent_engineer.running import Evaluation
 from evolvent_engineer.server import ForkServer, ServerError
 from evolvent_schemas.values import SandboxTier, Stage

@@ -17,7 +17,7 @@ from evolvent import task
 from evolvent.checks import Check, Verdict
 from evolvent.task import Task
 from evolvent_engineer import tiers
-from evolvent_engineer.backend import Backend, Completed, Experiment, Failed, Outcome
+from evolvent_engineer.backend import Backend, Completed, Experiment, Failed, Outcome, pods_of
 from evolvent_engineer.local import LocalBackend
 from evolvent_engineer.misbehaviour import MARK, ORIGINAL
 from evolvent_schemas.values import FailureReason, Limits
@@ -105,6 +105,11 @@ class _Trial:
         self.bundle = task.unpack(task.pack(self.task.folder), self.work / "bundle")
 
     async def run(self) -> AsyncIterator[Check]:
+        stage = self.task.spec.stages[0]
+        if pods_of(stage) > 1:
+            seen = f"stage {stage.name} trains on {pods_of(stage)} pods, which only a cluster has; nothing was tried"
+            yield Check("baseline", "warn", seen, "try it with pods = 1 in the stage's settings")
+            return
         baseline = self._baseline(await self._evaluate("baseline", dict(self.task.baseline)))
         yield baseline
         if baseline.verdict == "fail":

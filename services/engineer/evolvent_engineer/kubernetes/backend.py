@@ -9,6 +9,7 @@ from typing import assert_never
 import structlog
 
 from evolvent.errors import EvolventError, Halted, Permanent
+from evolvent_engineer.backend import pods_of
 from evolvent_engineer.kubernetes.client import Client, Kind
 from evolvent_engineer.kubernetes.ends import (
     End,
@@ -23,7 +24,7 @@ from evolvent_engineer.kubernetes.ends import (
 )
 from evolvent_engineer.kubernetes.identity import RUN_LABEL, SELECTOR, Identity
 from evolvent_engineer.kubernetes.manifests import Manifest, experiment_job, identity_of, peer_policy
-from evolvent_engineer.kubernetes.settings import ClusterSettings, Order, pods_of
+from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
 from evolvent_engineer.kubernetes.watch import Change, Listed, Listing, Seen, Watch
 from evolvent_schemas.values import RunId, SandboxTier
 
@@ -112,11 +113,20 @@ class KubernetesBackend:
         try:
             job = await self._client.create_job(experiment_job(order, self._settings))
             if pods_of(order.stage) > 1:
-                await self._client.create_policy(peer_policy(job))
+                await self._let_meet(identity, job)
         except EvolventError:
             self._open.discard(identity)  # should it exist all the same, the watch finds it
             raise
         await self._on_job(job)
+
+    async def _let_meet(self, identity: Identity, job: Manifest) -> None:
+        """Give the pods of several a way to each other; a Job that gets none would hold GPUs and wait for nothing."""
+        try:
+            await self._client.create_policy(peer_policy(job))
+        except Permanent:
+            self._forget(identity)
+            await self._remove(identity)
+            raise
 
     def expect(self, identities: Iterable[Identity]) -> None:
         """Before `start`: say which experiments are open, so that a Job that vanished unseen is reported as well."""
@@ -198,11 +208,14 @@ class KubernetesBackend:
 
     async def _on_job(self, job: Manifest) -> None:
         identity = identity_of(job)
-        if identity is None or identity in self._done:
+        if identity is None:
             return
-        if identity.run in self._halted:
+        if identity.run in self._halted:  # asked first: a halt settles what is open, and a Job may come after it
             self._forget(identity)
-            self._spawn(self._remove(identity))
+            if "deletionTimestamp" not in job["metadata"]:
+                self._spawn(self._remove(identity))
+            return
+        if identity in self._done:
             return
         self._open.add(identity)
         if is_ended(job):

@@ -11,9 +11,9 @@ from evolvent.artifacts import Artifacts
 from evolvent.errors import Rejected, Transient
 from evolvent.provision import RESULT_STREAM
 from evolvent.wire import Wire
-from evolvent_engineer.backend import Failed, Outcome
+from evolvent_engineer.backend import Failed, Outcome, pods_of
 from evolvent_engineer.kubernetes.identity import Identity
-from evolvent_engineer.kubernetes.settings import Order, pods_of
+from evolvent_engineer.kubernetes.settings import Order
 from evolvent_engineer.pod.results import NotAResult, Slip, Told, agreed, verify
 from evolvent_schemas import subjects
 from evolvent_schemas.values import Program, RunSettings, canonical

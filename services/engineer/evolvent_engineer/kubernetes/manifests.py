@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+from evolvent_engineer.backend import pods_of
 from evolvent_engineer.kubernetes.identity import MANAGED, Identity
-from evolvent_engineer.kubernetes.settings import Box, ClusterSettings, Order, pods_of
+from evolvent_engineer.kubernetes.settings import Box, ClusterSettings, Order
 from evolvent_schemas.values import Stage, canonical, sha256
 
 Manifest = dict[str, Any]

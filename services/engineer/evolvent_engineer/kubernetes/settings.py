@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from evolvent.errors import Refused
+from evolvent_engineer.backend import pods_of, whole
 from evolvent_engineer.kubernetes.identity import Identity
 from evolvent_schemas.values import Digest, ProgramSpec, Stage
 
@@ -119,24 +119,8 @@ class Box:
         """
         return cls(
             pods=pods_of(stage),
-            gpus=_whole(stage, "gpus", 1 if stage.kind == "training" else 0, 0),
-            cpus=_whole(stage, "cpus", 1, 1),
+            gpus=whole(stage, "gpus", 1 if stage.kind == "training" else 0, 0),
+            cpus=whole(stage, "cpus", 1, 1),
             memory_mb=stage.limits.memory_mb + headroom_mb,
             disk_mb=stage.limits.disk_mb + headroom_mb,
         )
-
-
-def pods_of(stage: Stage) -> int:
-    """Over how many pods a stage trains: its setting `pods`, or 1.
-
-    Raises:
-        Refused: it is no whole number of at least 1.
-    """
-    return _whole(stage, "pods", 1, 1)
-
-
-def _whole(stage: Stage, name: str, default: int, least: int) -> int:
-    value = stage.settings.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise Refused(f"stage {stage.name}: {name} must be a whole number of at least {least}, not {value!r}")
-    return value
