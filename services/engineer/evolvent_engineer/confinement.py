@@ -26,8 +26,13 @@ from evolvent_engineer.namespaces import Template, without_network
 from evolvent_schemas.values import SandboxTier
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
-_SYSTEM_FILES = ("/dev/random", "/dev/urandom", "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/vm")
-_GROUP_FILES = ("/etc/hosts", "/sys/bus/pci", "/sys/class/net", "/sys/devices")
+_SYSTEM_FILES = ("/dev/random", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo", "/proc/sys/vm")
+_OWN_FILES = tuple(
+    f"/proc/self/{name}"
+    for name in "cgroup cmdline comm fd limits maps mountinfo mounts smaps stat statm status".split()  # noqa: SIM905
+)
+"""Not `net`, nor `task`, which leads to it: what one sandbox of a pod connects or names there, another could read."""
+_GROUP_FILES = ("/proc/self", "/etc/hosts", "/sys/bus/pci", "/sys/class/net", "/sys/devices")
 """Where a process looks its own address up, without which gloo would listen on the loopback interface only; and the
 buses and interfaces by which gloo and NCCL choose a way.
 """
@@ -147,7 +152,7 @@ class Confinement:
 
     def _restrict(self, spec: Spec) -> None:
         bundle = () if spec.bundle is None else (spec.bundle,)
-        more = () if spec.group is None else _GROUP_FILES
+        more = _OWN_FILES if spec.group is None else _GROUP_FILES
         readable = (*self._settings.readable, *_SYSTEM_FILES, *more, *bundle)
         writable = (spec.scratch, *_DEVICES, *self._settings.devices)
         landlock.restrict(readable, writable, streams=spec.group is not None)

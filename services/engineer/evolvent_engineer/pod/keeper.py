@@ -54,8 +54,9 @@ async def _serve(settings: Keeping) -> None:
     grouped = settings.pods > 1
     async with fork_server(settings.work, settings.sandbox, grouped=grouped, **options) as server:  # type: ignore[arg-type]
         group = await gather(settings) if grouped else None  # the evaluator's clock starts when it can connect
+        gpus = Gpus()
         with await _evaluator(settings.socket) as control:
-            await Keeper(server, settings.work, control, _users(settings), group).run()
+            await Keeper(server, settings.work, control, _users(settings), group=group, gpus=gpus).run()
 
 
 def _users(settings: Keeping) -> Iterator[int] | None:
@@ -94,7 +95,9 @@ class Keeper:
         work: Path,
         control: socket.socket,
         others: Iterator[int] | None,
+        *,
         group: Mapping[str, str] | None,
+        gpus: Gpus,
     ) -> None:
         self._server = server
         self._group = group
@@ -103,7 +106,7 @@ class Keeper:
         self._users = others
         self._children: dict[str, Child] = {}
         self._saying = asyncio.Lock()
-        self._gpus = Gpus()
+        self._gpus = gpus
 
     async def run(self) -> None:
         """Serve until the evaluator closes.

@@ -21,6 +21,8 @@ from evolvent_engineer.candidate import TEXT_LIMIT
 from evolvent_schemas.values import Digest, canonical
 
 SIGNATURE = "Evolvent-Signature"
+_HEAD = 40
+"""Characters before a rank's message that say whose it is."""
 _CONTEXT = b"evolvent result 1\n"
 """Before everything signed, so that no signature means anything elsewhere."""
 _COMPLETED = TypeAdapter(Completed)
@@ -120,10 +122,14 @@ def agreed(told: Sequence[Told]) -> Outcome:
     """
     failed = [(each.rank, each.outcome) for each in told if isinstance(each.outcome, Failed)]
     if failed and len(told) > 1:
-        share = TEXT_LIMIT // len(failed)
-        lines = [f"rank {rank} of {len(told)}, {one.reason}: {one.message[-share:]}" for rank, one in failed]
-        return replace(failed[0][1], message="\n".join(lines))
+        share = max(TEXT_LIMIT // len(failed) - _HEAD, 0)
+        lines = [f"rank {rank} of {len(told)}, {one.reason}: {_ending(one.message, share)}" for rank, one in failed]
+        return replace(failed[0][1], message="\n".join(lines)[:TEXT_LIMIT])
     return next(each.outcome for each in told if each.rank == 0)
+
+
+def _ending(text: str, size: int) -> str:
+    return text[max(len(text) - size, 0) :]
 
 
 def _outcome(content: dict[str, object]) -> Outcome:
