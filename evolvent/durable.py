@@ -33,6 +33,8 @@ class Durable:
     handle: Callable[[Msg, Delivery], Awaitable[None]]
     concurrency: int = 8
     ack_wait: float = 10.0
+    batch: int | None = None
+    """Free slots before more is asked for; not set, half of all, so that a busy consumer is not asked for every one."""
     heartbeat: float = 2.0
     patience: float | None = None
     """Seconds that a stopped one has to finish what is in work; not set, as long as `ack_wait`, and at least 5."""
@@ -111,7 +113,8 @@ class Durable:
 
     async def _pull(self) -> None:
         free = self.concurrency - len(self._tasks)
-        if self._stopping.is_set() or self._requested > 0 or free < max(1, self.concurrency // 2):
+        least = max(1, self.concurrency // 2 if self.batch is None else self.batch)
+        if self._stopping.is_set() or self._requested > 0 or free < least:
             return
         self._requested = free
         self._heard = monotonic()

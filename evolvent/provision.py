@@ -91,7 +91,7 @@ def consumer(name: str, settings: Settings) -> dict[str, Any]:
         "ack_policy": "explicit",
         "ack_wait": int(settings.ack_wait * NANOSECONDS),
         "max_deliver": -1,
-        "max_ack_pending": 1024,
+        "max_ack_pending": -1 if name == OPEN_RUNS else 1024,
         "deliver_policy": "all",
         "filter_subjects": sorted(filter_for(cls) for cls in ((RunStarted,) if name == OPEN_RUNS else woken(name))),
         "num_replicas": settings.replicas,

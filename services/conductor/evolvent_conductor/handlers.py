@@ -24,7 +24,7 @@ from evolvent_schemas.catalog import woken
 TICK = 1.0
 """Seconds between two looks at the open rounds."""
 _MOST_RUNS = 1000
-"""Open runs that one replica watches; those beyond wait until one of them has finished, and their rounds too."""
+"""Open runs that one replica watches; those beyond are another's, or wait, and their rounds too."""
 logger = structlog.get_logger()
 
 
@@ -45,7 +45,7 @@ async def watch_runs(runner: Runner[Life]) -> None:
     """
     watch, wire = partial(_watch, runner), runner.platform.wire
     ack_wait = runner.platform.settings.ack_wait
-    await Durable(wire, STREAM, OPEN_RUNS, watch, concurrency=_MOST_RUNS, ack_wait=ack_wait, patience=0).run()
+    await Durable(wire, STREAM, OPEN_RUNS, watch, concurrency=_MOST_RUNS, batch=1, ack_wait=ack_wait, patience=0).run()
 
 
 async def _watch(runner: Runner[Life], started: Msg, _delivery: Delivery) -> None:
