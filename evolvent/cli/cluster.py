@@ -39,6 +39,7 @@ class Target(BaseSettings):
     experiment_image: str = ""
     experiment_node_selector: dict[str, str] = Field(default_factory=dict)
     experiment_service_account: str = "experiment"
+    experiment_group_service: str = "ranks"
     experiment_runtime_class: str | None = "gvisor"
     experiment_priority_class: str | None = None
     cognition_qdrant_url: str | None = None
@@ -125,16 +126,17 @@ def _rights(api: Any, target: Target) -> Check:
             missing += [] if answer["status"]["allowed"] else [f"{verb} {resource}"]
     where = f"in {target.experiment_namespace}"
     if not missing:
-        return Check("rights", "ok", f"can create, watch and delete Jobs {where}")
+        return Check("rights", "ok", f"can create, watch and delete Jobs and let their pods meet {where}")
     mend = "bind the role of k8s/base/engineer/rights.yaml to the engineer's service account"
     return Check("rights", "fail", f"cannot {', '.join(missing)} {where}", mend)
 
 
 def _pods(api: Any, target: Target) -> Check:
-    """Look for what every pod names: where one is missing pods are refused, and a Job waits until its deadline."""
+    """Look for what pods name: where one is missing they are refused, or do not find each other, and a Job waits."""
     space = target.experiment_namespace
     named = {
         f"/api/v1/namespaces/{space}/serviceaccounts": target.experiment_service_account,
+        f"/api/v1/namespaces/{space}/services": target.experiment_group_service,
         "/apis/node.k8s.io/v1/runtimeclasses": target.experiment_runtime_class,
         "/apis/scheduling.k8s.io/v1/priorityclasses": target.experiment_priority_class,
     }
@@ -142,8 +144,9 @@ def _pods(api: Any, target: Target) -> Check:
     missing = [name for name, path in wanted.items() if not _exists(api, path)]
     if not missing:
         return Check("pods", "ok", f"{', '.join(wanted)} exist")
-    mend = "make them, or set EVOLVENT_EXPERIMENT_{SERVICE_ACCOUNT,RUNTIME_CLASS,PRIORITY_CLASS}; `none` is none"
-    return Check("pods", "fail", f"without {', '.join(missing)} no pod of an experiment is made", mend)
+    names = "SERVICE_ACCOUNT,GROUP_SERVICE,RUNTIME_CLASS,PRIORITY_CLASS"
+    mend = f"apply k8s/base/experiments, or set EVOLVENT_EXPERIMENT_{{{names}}}; a class may be `none`"
+    return Check("pods", "fail", f"without {', '.join(missing)} no pod of an experiment gets to work", mend)
 
 
 def _exists(api: Any, path: str) -> bool:

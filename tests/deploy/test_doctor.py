@@ -13,7 +13,7 @@ from evolvent import acl
 from tests.cli.shell import checks, evolvent
 from tests.cluster.servers import PASSWORDS, Guarded, guarded
 from tests.kubernetes.fake import ADMIN_TOKEN, LIMITED_TOKEN, ApiServer, Cluster
-from tests.kubernetes.fake.resources import NODES, QUOTAS, SERVICE_ACCOUNTS
+from tests.kubernetes.fake.resources import NODES, QUOTAS, SERVICE_ACCOUNTS, SERVICES
 
 SPACE = "evolvent-experiments"
 IMAGE = "registry.example/evolvent-experiment@sha256:" + "b" * 64
@@ -29,9 +29,10 @@ async def bus(tmp_path: Path) -> AsyncIterator[Guarded]:
 async def server() -> AsyncIterator[ApiServer]:
     cluster = Cluster()
     cluster.namespace(SPACE)
-    metadata = {"name": "experiment", "namespace": SPACE, "uid": "3"}
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
-    cluster.store.create(SERVICE_ACCOUNTS, account, "admin")
+    for resource, name in ((SERVICE_ACCOUNTS, "experiment"), (SERVICES, "ranks")):
+        metadata = {"name": name, "namespace": SPACE, "uid": name}
+        item = {"apiVersion": "v1", "kind": resource.kind, "metadata": metadata}
+        cluster.store.create(resource, item, "admin")
     async with ApiServer(cluster) as found:
         yield found
 
@@ -106,7 +107,7 @@ async def test_what_pods_name_and_the_cluster_lacks_is_named(bus: Guarded, serve
     assert "without runtimeclasses/kata, priorityclasses/search no pod" in found["pods"]["seen"]
     assert "EVOLVENT_EXPERIMENT" in found["pods"]["mend"]
     _, found = await examine(bus, server.url, EVOLVENT_EXPERIMENT_RUNTIME_CLASS="none")
-    assert "serviceaccounts/experiment exist" == found["pods"]["seen"]
+    assert "serviceaccounts/experiment, services/ranks exist" == found["pods"]["seen"]
 
 
 async def test_no_gpu_no_quota_and_a_moving_image_are_told(bus: Guarded, server: ApiServer) -> None:
