@@ -86,7 +86,7 @@ def overrides_in(folder: Path, role: str, known: Collection[str]) -> dict[str, s
         Refused: a file there is named after no template of the role, or is no UTF-8 text.
     """
     try:
-        return overrides({str(path): path.read_bytes() for path in (folder / FOLDER / role).glob("*")}, known)
+        return overrides({str(path): path.read_bytes() for path in (folder / FOLDER / role).glob("[!.]*")}, known)
     except OSError as error:
         raise Refused(f"a prompt cannot be read: {error}") from error
 
@@ -98,7 +98,7 @@ def check_own(folder: Path) -> None:
         Refused: a file overrides none, or cannot stand in for the one that it overrides.
     """
     roles = {entry.name: entry for entry in entry_points(group=GROUP)}
-    for place in sorted((folder / FOLDER).glob("*")):
+    for place in sorted((folder / FOLDER).glob("[!.]*")):
         if place.name not in roles:
             raise Refused(f"{place} is the folder of no role that asks models{_nearest(place.name, roles)}")
         shipped = roles[place.name].load()

@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,10 @@ def service(platform: Platform, role: str) -> Service[Any]:
 async def begin(
     platform: Platform, *, rounds: int = 1, tokens: int | None = None, folder: Path = TASK, **options: Any
 ) -> str:
+    """Start a run. What the folder holds is not checked again: another release may have packed it."""
     wanted = {"proposer": "llm", "models": (MODEL,), "max_tokens": 1000} | options
-    return await runs.start(platform, runs.Plan(task.load(folder), 1, {"rounds": rounds, "tokens": tokens}, wanted))
+    packed = replace(task.load(TASK), folder=folder)
+    return await runs.start(platform, runs.Plan(packed, 1, {"rounds": rounds, "tokens": tokens}, wanted))
 
 
 async def facts(platform: Platform, run: str) -> list[Fact]:
