@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import unicodedata
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+
 
 class Terminal(Console):
     """Prints what programs and models said as it stands: nothing in it is markup, and nothing commands the terminal."""
@@ -34,8 +37,15 @@ class Terminal(Console):
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        plain = "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+        plain = "".join("\N{REPLACEMENT CHARACTER}" if _commands(each) else each for each in text)
         return super().render_str(plain, **options)
+
+
+def _commands(character: str) -> bool:
+    """Whether it is a control character but a line's end or a tab, half a character, or turns the direction of text."""
+    if unicodedata.category(character) in {"Cc", "Cs"}:
+        return character not in "\n\t"
+    return unicodedata.bidirectional(character) in _TURNS
 
 
 console, errors = Terminal(), Terminal(stderr=True)

@@ -15,6 +15,14 @@ def test_nothing_that_is_printed_is_markup_or_a_command() -> None:
     assert f"{SHOWN}\n" == captured.get()
 
 
+def test_words_of_every_language_stay_as_they_are() -> None:
+    terminal = Terminal()
+    words = "déjà\u202fvu\u00a0: 全角\u3000空白, \N{WOMAN}\u200d\N{PERSONAL COMPUTER}, co\u00adoperate"
+    with terminal.capture() as captured:
+        terminal.print(words)
+    assert f"{words}\n" == captured.get()
+
+
 def test_nothing_in_a_table_is_markup_or_a_command() -> None:
     terminal, table = Terminal(), Table("said", box=None)
     table.add_row(HOSTILE)
