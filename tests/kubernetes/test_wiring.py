@@ -267,22 +267,40 @@ async def one_seed_fails(pod: dict[str, Any]) -> Mapping[str, int]:
     """The other trains for ever."""
     if pod["metadata"]["labels"]["evolvent/seed"] == "0":
         await asyncio.Event().wait()
-    return {"candidate": 3}
+    return {"evaluator": 0, "candidate": 3}
 
 
 async def test_jobs_that_a_finished_run_did_not_wait_for_are_removed_and_the_audit_misses_nothing(
-    platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster, tmp_path: Path
+    platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster
 ) -> None:
+    cluster.script("*", FOREVER)
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        run = await begun(platform, rounds=1, round_seconds=2)
+        assert "failed" == (await finished(platform, run)).state
+        await until(lambda: not jobs(cluster) and not pods(cluster), 5)
+    assert 1 == len(await of_kind(platform, run, ExperimentStarted))
+    assert [] == await of_kind(platform, run, ExperimentCompleted, ExperimentFailed)
+    assert [] == (await audit.replay(platform, run, ROLES)).findings
+
+
+@pytest.mark.parametrize("engineers", [1, 2])
+async def test_the_jobs_of_other_seeds_are_removed_when_one_has_failed_and_are_not_tried_again(
+    engineers: int, platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The rest of the ring sleeps, so that no end of the run has a part in it."""
     cluster.script("*", Script(run=one_seed_fails))
     folder = slow_task(tmp_path / "task")
     (folder / "task.toml").write_text((folder / "task.toml").read_text().replace("seeds = 1", "seeds = 2"))
-    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+    first = [service for service in others(platform) if service.role in ("conductor", "cognition", "researcher")]
+    async with at_work(platform, *first, *(engineer(platform, server, bus) for _ in range(engineers))):
         run = await begun(platform, folder, rounds=1)
-        assert "failed" == (await finished(platform, run)).state
-        await until(lambda: not jobs(cluster) and not pods(cluster), 5)
-    assert 2 == len(await of_kind(platform, run, ExperimentStarted))
-    assert 1 == len(await of_kind(platform, run, ExperimentCompleted, ExperimentFailed))
-    assert [] == (await audit.replay(platform, run, ROLES)).findings
+        await until(lambda: 2 == server.requests["create", "jobs"])
+        await until(lambda: not jobs(cluster) and not pods(cluster))
+        await asyncio.sleep(1)  # another try would show
+        failed = await of_kind(platform, run, ExperimentFailed)
+    assert {(0, "infrastructure"), (1, "candidate")} == {(fact.seed, fact.blame) for fact in failed}
+    assert {0} == {fact.attempt for fact in await of_kind(platform, run, ExperimentStarted)}
+    assert [] == jobs(cluster)
 
 
 async def test_a_job_that_vanished_while_no_engineer_lived_is_tried_again(

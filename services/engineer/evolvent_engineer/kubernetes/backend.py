@@ -153,6 +153,11 @@ class KubernetesBackend:
         self._forget(identity)
         await self._client.delete_job(identity.name)
 
+    def abandon(self, run: RunId, candidate: str, why: str) -> None:
+        """Remove the Jobs that still measure a candidate; each ends as the infrastructure's, for this reason."""
+        for identity in [each for each in self._open if (each.run, each.candidate) == (run, candidate)]:
+            self._give_up(identity, why)
+
     async def halt(self, run: RunId) -> None:
         """Remove all Jobs of a run with their pods at once, and any that shows later; their ends are not reported.
 

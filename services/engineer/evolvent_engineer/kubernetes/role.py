@@ -202,25 +202,29 @@ class Dispatch:
         program, settings = orders.programs[identity.candidate], orders.settings
         assert settings is not None
         await self._log.append(_started(identity), cause=screened.id)
-        fact = await self._stored(identity) or await self._store(end, program, settings, screened)
-        if isinstance(fact, ExperimentFailed) and fact.blame == "infrastructure":
-            await self._again(identity, fact, program, settings, screened)
+        stored = await self._stored(identity) or await self._store(end, program, settings, screened)
+        if isinstance(stored.fact, ExperimentFailed):
+            latest: Orders = await tail.histories[FOLD.name].at(stored.sequence)
+            if identity.candidate not in latest.programs:
+                self.cluster.backend.abandon(identity.run, identity.candidate, "not needed: another seed has failed")
+            elif stored.fact.blame == "infrastructure":
+                await self._again(identity, stored.fact, program, settings, screened)
         await self.cluster.backend.settle(identity)
 
-    async def _stored(self, identity: Identity) -> Fact | None:
+    async def _stored(self, identity: Identity) -> Record[Fact] | None:
         """The end that stands already, of another engineer or an earlier life."""
         for subject in ends_of(identity.run, identity.key):
             if (record := await self._log.read(subject)) is not None:
-                return record.fact
+                return record
         return None
 
-    async def _store(self, end: End, program: Program, settings: RunSettings, screened: Record[Fact]) -> Fact:
+    async def _store(self, end: End, program: Program, settings: RunSettings, screened: Record[Fact]) -> Record[Fact]:
         outcome: Outcome
         if end.reason is None:
             outcome = await self.cluster.depot.result(await self.cluster.depot.order(end.identity, program, settings))
         else:
             outcome = Failed(end.reason, end.message, end.measured, end.wall_seconds)
-        return (await self._log.append(ended(_started(end.identity), outcome), cause=screened.id)).fact
+        return await self._log.append(ended(_started(end.identity), outcome), cause=screened.id)
 
     async def _again(
         self,
