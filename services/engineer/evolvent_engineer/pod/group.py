@@ -76,7 +76,10 @@ def _listener(port: int) -> socket.socket:
 
 
 async def _admit(listener: socket.socket, came: dict[int, socket.socket], pods: int) -> None:
-    """Take one connection; whoever says no rank is sent away, and the last that says a rank has it."""
+    """Take one connection; whoever says no rank is sent away, and the last that says a rank has it.
+
+    Who has gone meanwhile is not counted, and may come again.
+    """
     loop = asyncio.get_running_loop()
     peer, _ = await loop.sock_accept(listener)
     said = b""
@@ -90,6 +93,17 @@ async def _admit(listener: socket.socket, came: dict[int, socket.socket], pods: 
     if (former := came.pop(rank, None)) is not None:
         former.close()
     came[rank] = peer
+    for other in [each for each in came if _gone(came[each])]:
+        came.pop(other).close()
+
+
+def _gone(peer: socket.socket) -> bool:
+    try:
+        return peer.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 async def _join(settings: Keeping) -> str:
