@@ -13,6 +13,7 @@ from evolvent.platform import Platform
 from evolvent.serve import factory
 from evolvent.service import Service
 from evolvent_schemas import ROOT, EffectRecorded, Fact, HandlingFailed, Kind, RunFinished, RunHalted, fact_id
+from evolvent_schemas.values import Digest, sha256
 
 Verdict = Literal["differs", "missing", "unexplained", "another_cause", "raised"]
 
@@ -62,6 +63,15 @@ class RecordedLog(Log):
         raise Unrecorded(f"{fact.subject} was never recorded (cause {cause})")
 
 
+class RecordedArtifacts(Artifacts):
+    """Artifacts that are read; what is made anew is named, and not stored."""
+
+    async def put(self, content: bytes) -> Digest:
+        digest = sha256(content)
+        self._remember(digest, content)
+        return digest
+
+
 async def replay(platform: Platform, run: str, roles: Sequence[str]) -> Audit:
     """Replay every decision of a run with the code that is installed.
 
@@ -73,10 +83,11 @@ async def replay(platform: Platform, run: str, roles: Sequence[str]) -> Audit:
     cut_off = not any(isinstance(record.fact, RunFinished) for record in records)
     cut_off = cut_off or any(isinstance(record.fact, RunHalted) for record in records)
     explained: set[str] = set()
+    artifacts = RecordedArtifacts(platform.wire)
     for role in roles:
         service = factory(role)(platform)
         log = RecordedLog(platform.wire, role, subjects)
-        async for finding in _replay_role(service, log, platform.artifacts, records, explained):
+        async for finding in _replay_role(service, log, artifacts, records, explained):
             if not (cut_off and finding.verdict == "missing"):
                 audit.findings.append(finding)
     _count(audit, records, explained)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from evolvent import runs, task
+from evolvent import acl, audit, runs, task
 from evolvent.log import STREAM
 from evolvent.platform import Platform, open_platform
 from evolvent.provision import ROLES
@@ -35,7 +35,9 @@ async def kill_leader(platform: Platform, bus: Guarded) -> Node:
     return leader
 
 
-async def test_a_run_under_the_permissions_survives_kill_9_of_the_leader_and_loses_nothing(tmp_path: Path) -> None:
+async def test_a_run_under_the_permissions_survives_kill_9_of_the_leader_loses_nothing_and_can_be_audited(
+    tmp_path: Path,
+) -> None:
     killed = None
     async with (
         guarded(tmp_path, 3) as bus,
@@ -53,6 +55,9 @@ async def test_a_run_under_the_permissions_survives_kill_9_of_the_leader_and_los
             if closed == 4:
                 killed = await kill_leader(user, bus)
         records = await log.run(run)
+        alive = next(number for number, node in enumerate(bus.nodes) if node is not killed)
+        async with open_platform(bus.settings(acl.TOOLS, alive), acl.TOOLS) as tools:  # who may only read
+            assert [] == (await audit.replay(tools, run, ROLES)).findings
 
     assert killed is not None
     assert isinstance(records[-1].fact, RunFinished)
