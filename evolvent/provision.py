@@ -160,4 +160,4 @@ async def _bring_consumer(wire: Wire, name: str, wanted: dict[str, Any]) -> list
         await wire.api(
             f"CONSUMER.DURABLE.CREATE.{log.STREAM}.{name}", {"stream_name": log.STREAM, "config": wanted, "action": ""}
         )
-    return found
+    return [each.replace("is missing", "created") for each in found]

@@ -1,6 +1,7 @@
 """What `evolvent doctor --cluster` looks at beside the bus: the API server, rights, quota, GPUs, images, vectors."""
 
 import json
+import os
 import re
 import urllib.error
 import urllib.request
@@ -27,7 +28,8 @@ LITTLE = 0.9
 GPU = "nvidia.com/gpu"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 REVIEW = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-_REFERENCE = re.compile(r"^[a-z0-9]+([._/:-][a-zA-Z0-9_]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")
+REFERENCE = re.compile(r"^[a-z0-9]+([._/:-][a-zA-Z0-9_]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")
+"""What names an image: host, team and name, tag, digest."""
 
 
 class Target(BaseSettings):
@@ -58,7 +60,9 @@ def examine(target: Target) -> Iterator[Check]:
         api = _connect(client, config)
         version = _ask(api, "GET", "/version")["gitVersion"]
     except Exception as error:  # noqa: BLE001 - the process boundary: urllib3, ssl, yaml and the client's own all end here
-        yield Check("api server", "fail", _first(error), "set KUBECONFIG, or run where a service account is mounted")
+        where = os.environ.get("KUBECONFIG", "~/.kube/config")
+        mend = "set KUBECONFIG to the configuration of a cluster that is up, or run where a service account is mounted"
+        yield Check("api server", "fail", f"{where}: {_first(error)}", mend)
         return
     yield Check("api server", "ok", f"{version} at {api.configuration.host}")
     looks = {"rights": _rights, "pods": _pods, "quota": _quota, "gpu nodes": _gpus}
@@ -208,7 +212,7 @@ def _image(reference: str) -> Check:
     mend = "set EVOLVENT_EXPERIMENT_IMAGE to registry/name@sha256:…"
     if not reference:
         return Check("image", "fail", "EVOLVENT_EXPERIMENT_IMAGE is not set", mend)
-    if not _REFERENCE.match(reference):
+    if not REFERENCE.match(reference):
         return Check("image", "fail", f"{reference!r} is no image reference", mend)
     if "@sha256:" not in reference:
         return Check("image", "warn", f"{reference} may change under a run", mend)
@@ -218,7 +222,7 @@ def _image(reference: str) -> Check:
 def _vectors(url: str | None) -> Check:
     """Ask Qdrant whether it is ready."""
     if url is None:
-        return Check("vectors", "ok", "none is set; cognition keeps its index below its home")
+        return Check("vectors", "ok", "EVOLVENT_COGNITION_QDRANT_URL is not set: an index below cognition's home")
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/readyz", timeout=PATIENCE) as answer:  # noqa: S310
             return Check("vectors", "ok", f"{url} answers {answer.status}")

@@ -1,23 +1,30 @@
 """`evolvent deploy`: what an operator applies to a cluster, and the streams that it needs."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
 from evolvent import acl
 from evolvent.cli.app import DEFAULT_HOME, Home, Json, app, console, emit, perform, settings_for
+from evolvent.cli.cluster import REFERENCE
 from evolvent.errors import Refused
 from evolvent.platform import dial
 from evolvent.provision import ROLES, provision
+from evolvent_schemas.values import canonical, sha256
 
 Manifest = dict[str, Any]
 group = typer.Typer(help="Deploy on Kubernetes.", no_args_is_help=True)
 app.add_typer(group, name="deploy")
 SYSTEM, EXPERIMENTS = "evolvent", "evolvent-experiments"
 """The namespaces that the tree is written with."""
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,49}[a-z0-9])?")
+"""What an RFC 1123 label of 63 characters leaves beside `-experiments`."""
+_SECRET = ("PASSWORD", "SECRET", "TOKEN", "KEY")
 Tree = Annotated[
     Path | None, typer.Option(help="The folder k8s/; the one that came with this installation if not set.")
 ]
@@ -61,8 +68,12 @@ def render(
         Pairs, typer.Option(help="Replicas of a role, the fewest where KEDA counts: analyzer=2")
     ] = None,
     nats_url: Annotated[str | None, typer.Option(help="A NATS of your own.")] = None,
+    nats_monitor: Annotated[
+        str | None, typer.Option(help="Where KEDA asks that NATS what waits: nats.example:8222")
+    ] = None,
     qdrant_url: Annotated[str | None, typer.Option(help="A Qdrant of your own; `none` for the embedded index.")] = None,
     gpu_node: Annotated[Pairs, typer.Option(help="Label of the nodes that experiments run on: pool=gpu")] = None,
+    pull_secret: Annotated[str | None, typer.Option(help="Secret with which images are pulled.")] = None,
     setting: Annotated[Pairs, typer.Option("--set", help="Any other setting: EVOLVENT_ACK_WAIT=20")] = None,
     tree: Tree = None,
     as_json: Json = False,
@@ -78,6 +89,8 @@ def render(
             replicas=_pairs("--replicas", replicas),
             settings=_settings(nats_url, qdrant_url, gpu_node, setting),
             gpu_nodes=_pairs("--gpu-node", gpu_node),
+            nats_monitor=nats_monitor,
+            pull_secret=pull_secret,
         )
         if as_json:
             emit({"apiVersion": "v1", "kind": "List", "items": found})
@@ -96,12 +109,16 @@ def manifests(
     replicas: dict[str, str] | None = None,
     settings: dict[str, str | None] | None = None,
     gpu_nodes: dict[str, str] | None = None,
+    nats_monitor: str | None = None,
+    pull_secret: str | None = None,
 ) -> list[Manifest]:
     """Render an overlay of the tree for these settings; `images` are whole references by role, or `experiment`.
 
     Raises:
         Refused: there is no such overlay, role or tree, or a value is out of range.
     """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise Refused(f"--namespace takes up to 51 small letters, digits and dashes, not {namespace!r}")
     found = _build(_tree(tree) / "overlays" / overlay)
     for role, number in (replicas or {}).items():
         _scale(found, role, number)
@@ -109,9 +126,15 @@ def manifests(
     (config,) = (each["data"] for each in found if each["metadata"]["name"] == "evolvent-settings")
     for name, value in (settings or {}).items():
         config.pop(name, None) if value is None else config.update({name: value})
+    _ask_elsewhere(found, nats_monitor, needed="EVOLVENT_NATS_URL" in (settings or {}))
     for each in found:
         if each["kind"] == "ResourceFlavor" and gpu_nodes:
             each["spec"]["nodeLabels"] = gpu_nodes
+        if each["kind"] == "Deployment":  # so that a changed setting makes new pods
+            each["spec"]["template"]["metadata"]["annotations"] = {"evolvent/settings": sha256(canonical(config))}
+        if pull_secret and each["kind"] in {"ServiceAccount", "Job"}:
+            pods = each if each["kind"] == "ServiceAccount" else each["spec"]["template"]["spec"]
+            pods["imagePullSecrets"] = [{"name": pull_secret}]
     return found if namespace == SYSTEM else [_moved(each, "", namespace) for each in found]
 
 
@@ -153,7 +176,10 @@ def _images(registry: str, tag: str, one: dict[str, str]) -> dict[str, str]:
     names = (*ROLES, acl.EXPERIMENT)
     if unknown := set(one) - set(names):
         raise Refused(f"there is no image {min(unknown)!r}; there are {', '.join(names)}")
-    return {name: f"{prefix}evolvent-{name}:{tag}" for name in names} | one
+    found = {name: f"{prefix}evolvent-{name}:{tag}" for name in names} | one
+    if wrong := [image for image in found.values() if not REFERENCE.fullmatch(image)]:
+        raise Refused(f"{wrong[0]!r} cannot name an image: HOST/TEAM/NAME:TAG, or NAME@sha256: and 64 digits")
+    return found
 
 
 def _settings(
@@ -162,13 +188,26 @@ def _settings(
     found: dict[str, str | None] = dict(_pairs("--set", more))
     if wrong := [name for name in found if not name.startswith("EVOLVENT_")]:
         raise Refused(f"{wrong[0]!r} is no setting: they begin with EVOLVENT_")
+    if secret := [name for name in found if name.endswith(_SECRET)]:
+        raise Refused(f"{secret[0]} belongs into a Secret, of which k8s/README.md has a list")
+    if "EVOLVENT_NATS_URL" in found:
+        raise Refused("experiments need EVOLVENT_NATS_URL too: name it with --nats-url")
     if nats is not None:
-        found |= {"EVOLVENT_NATS_URL": nats, "EVOLVENT_EXPERIMENT_NATS_URL": nats}
+        url = _url("--nats-url", nats, "nats", "tls")
+        found |= {"EVOLVENT_NATS_URL": url, "EVOLVENT_EXPERIMENT_NATS_URL": url}
     if qdrant is not None:
-        found["EVOLVENT_COGNITION_QDRANT_URL"] = None if qdrant == "none" else qdrant
+        found["EVOLVENT_COGNITION_QDRANT_URL"] = (
+            None if qdrant == "none" else _url("--qdrant-url", qdrant, "http", "https")
+        )
     if gpu_node:
         found["EVOLVENT_EXPERIMENT_NODE_SELECTOR"] = json.dumps(_pairs("--gpu-node", gpu_node))
     return found
+
+
+def _url(option: str, url: str, *schemes: str) -> str:
+    if urlsplit(url).scheme not in schemes:
+        raise Refused(f"{option} begins with {'://, or '.join(schemes)}://, not {url!r}")
+    return url
 
 
 def _scale(found: list[Manifest], role: str, number: str) -> None:
@@ -179,8 +218,19 @@ def _scale(found: list[Manifest], role: str, number: str) -> None:
     if (scaled := mine.get("ScaledObject")) is not None:
         scaled["minReplicaCount"] = count
         scaled["maxReplicaCount"] = max(count, scaled["maxReplicaCount"])
+        if not count:
+            raise Refused(f"--replicas {role}=0: how many there are while a run is open; without one there are none")
     else:
         mine["Deployment"]["replicas"] = count
+
+
+def _ask_elsewhere(found: list[Manifest], monitor: str | None, *, needed: bool) -> None:
+    """Let the scaler ask the server that the roles use."""
+    triggers = [each["metadata"] for one in found if one["kind"] == "ScaledObject" for each in one["spec"]["triggers"]]
+    if triggers and needed and monitor is None:
+        raise Refused("KEDA must ask your NATS what waits, or no role wakes: add --nats-monitor HOST:8222")
+    for trigger in triggers if monitor else ():
+        trigger["natsServerMonitoringEndpoint"] = monitor
 
 
 def _use_images(found: list[Manifest], images: dict[str, str]) -> None:

@@ -72,7 +72,7 @@ async def test_a_lost_consumer_is_found_and_brought_back(platform: Platform, set
 
     code, found = await examine(settings, "--repair")
     assert 0 == code
-    assert "mended: consumer analyzer is missing" == found["streams"]["seen"]
+    assert "mended: consumer analyzer created" == found["streams"]["seen"]
 
 
 async def test_a_log_that_is_nearly_full_is_told_and_a_higher_limit_repairs_it(platform: Platform, settings: Settings):

@@ -172,5 +172,5 @@ async def test_a_lost_consumer_is_mended_by_the_provisioner_only(bus: Guarded, s
         "EVOLVENT_ACK_WAIT": "2.0",
     }
     done = await asyncio.to_thread(evolvent, "deploy", "provision", "--json", cwd=bus.home, **environment)
-    assert {"changes": ["consumer analyzer is missing"]} == json.loads(done.stdout)
+    assert {"changes": ["consumer analyzer created"]} == json.loads(done.stdout)
     assert 0 == (await examine(bus, server.url))[0]

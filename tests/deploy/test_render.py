@@ -17,8 +17,8 @@ from tests.kubernetes.test_manifests import VERSIONS
 DIGEST = "registry.example/e@sha256:" + "a" * 64
 OPTIONS = (
     *("--namespace", "lab", "--registry", "registry.example/team", "--tag", "0.1.0", "--image", f"engineer={DIGEST}"),
-    *("--replicas", "analyzer=3", "--nats-url", "nats://bus.example:4222", "--qdrant-url", "none"),
-    *("--gpu-node", "pool=gpu", "--set", "EVOLVENT_ACK_WAIT=20"),
+    *("--replicas", "analyzer=3", "--nats-url", "nats://bus.example:4222", "--nats-monitor", "bus.example:8222"),
+    *("--qdrant-url", "none", "--pull-secret", "registry", "--gpu-node", "pool=gpu", "--set", "EVOLVENT_ACK_WAIT=20"),
 )
 
 
@@ -39,7 +39,20 @@ def mine() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_without_settings_it_is_what_kubectl_renders(overlay: str) -> None:
-    assert sorted(rendered(overlay), key=identity) == sorted(manifests(overlay), key=identity)
+    found = manifests(overlay)
+    for each in found:
+        if each["kind"] == "Deployment":
+            assert {"evolvent/settings"} == set(each["spec"]["template"]["metadata"].pop("annotations"))
+    assert sorted(rendered(overlay), key=identity) == sorted(found, key=identity)
+
+
+def test_a_changed_setting_makes_new_pods() -> None:
+    def marks(settings: dict[str, str | None]) -> list[str]:
+        found = [each for each in manifests("local", settings=settings) if each["kind"] == "Deployment"]
+        return [each["spec"]["template"]["metadata"]["annotations"]["evolvent/settings"] for each in found]
+
+    assert [] == [one for one, other in zip(marks({}), marks({"EVOLVENT_ACK_WAIT": "20"}), strict=True) if one == other]
+    assert marks({}) == marks({})
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -54,6 +67,8 @@ def test_every_object_moves_into_the_given_namespaces(mine: list[dict[str, Any]]
     assert {"lab", "lab-experiments"} == {each["metadata"].get("namespace", "lab") for each in mine}
     assert "evolvent.svc" not in str(mine)
     assert "evolvent-experiments" not in str(mine)
+    (config,) = [each["data"] for each in render("--namespace", "lab") if "evolvent-settings" == identity(each)[2]]
+    assert "nats://nats.lab.svc.cluster.local:4222" == config["EVOLVENT_EXPERIMENT_NATS_URL"]
     (binding,) = [each for each in mine if each["kind"] == "RoleBinding"]
     assert "lab" == binding["subjects"][0]["namespace"]
 
@@ -79,6 +94,20 @@ def test_settings_are_told_to_the_roles(mine: list[dict[str, Any]]) -> None:
     assert {"pool": "gpu"} == flavor["spec"]["nodeLabels"]
 
 
+def test_the_scaler_asks_the_server_that_the_roles_use(mine: list[dict[str, Any]]) -> None:
+    triggers = [each for one in mine if one["kind"] == "ScaledObject" for each in one["spec"]["triggers"]]
+    assert {"bus.example:8222"} == {each["metadata"]["natsServerMonitoringEndpoint"] for each in triggers}
+
+
+def test_every_pod_has_the_secret_that_pulls_its_image(mine: list[dict[str, Any]]) -> None:
+    accounts = {identity(each)[1:]: each for each in mine if each["kind"] == "ServiceAccount"}
+    assert ("lab-experiments", "experiment") in accounts
+    assert ROLES == tuple(role for role in ROLES if ("lab", f"evolvent-{role}") in accounts)
+    (provision,) = [each["spec"]["template"]["spec"] for each in mine if each["kind"] == "Job"]
+    pulled = [{"name": "registry"}]
+    assert all(pulled == each.get("imagePullSecrets") for each in (*accounts.values(), provision))
+
+
 def test_replicas_are_the_fewest_where_a_scaler_counts_and_all_where_none_does(mine: list[dict[str, Any]]) -> None:
     (scaled,) = [each for each in mine if ("ScaledObject", "evolvent-analyzer") == identity(each)[::2]]
     assert (3, 8) == (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"])
@@ -94,7 +123,17 @@ def test_replicas_are_the_fewest_where_a_scaler_counts_and_all_where_none_does(m
         (("--replicas", "analyzer=many"), "ROLE=NUMBER"),
         (("--image", "gateway=x"), "there is no image 'gateway'"),
         (("--set", "ACK_WAIT=2"), "they begin with EVOLVENT_"),
+        (("--replicas", "analyzer=0"), "without one there are none"),
         (("--gpu-node", "gpu"), "--gpu-node takes NAME=VALUE"),
+        (("--namespace", "Lab"), "--namespace takes"),
+        (("--namespace", "x" * 52), "--namespace takes"),
+        (("--tag", "bad tag"), "cannot name an image"),
+        (("--image", "engineer=e@sha256:abc"), "cannot name an image"),
+        (("--nats-url", "bus.example"), "begins with nats://"),
+        (("--nats-url", "nats://bus.example"), "--nats-monitor"),
+        (("--qdrant-url", "qdrant:6333"), "begins with http://"),
+        (("--set", "EVOLVENT_NATS_URL=nats://bus"), "--nats-url"),
+        (("--set", "EVOLVENT_MODEL_API_KEY=k"), "belongs into a Secret"),
         (("--tree", "nowhere"), "name the folder k8s/"),
     ],
 )

@@ -13,6 +13,7 @@ from evolvent_schemas.values import Limits, Program, ProgramSpec, Stage, sha256
 
 NAMESPACE = "evolvent-experiments"
 IMAGE = "registry.example/experiment@sha256:" + "0" * 64
+NATS = "nats://nats.evolvent.svc.cluster.local:4222"
 SECRET = "a secret that only the engineers share"
 SPEC = ProgramSpec(functions=("pack",))
 PATIENCE = Patience(first=0.02, longest=0.1, attempts=6)
@@ -20,7 +21,7 @@ PATIENCE = Patience(first=0.02, longest=0.1, attempts=6)
 
 def settings(**more: Any) -> ClusterSettings:
     return ClusterSettings.model_validate(
-        {"image": IMAGE, "namespace": NAMESPACE, "start_seconds": 5, "signing_secret": SECRET} | more
+        {"image": IMAGE, "nats_url": NATS, "namespace": NAMESPACE, "start_seconds": 5, "signing_secret": SECRET} | more
     )
 
 

@@ -220,6 +220,7 @@ def test_unknown_settings_are_refused() -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_IMAGE", "registry.example/e@sha256:1")
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_SIGNING_SECRET", SECRET)
+    monkeypatch.setenv("EVOLVENT_EXPERIMENT_NATS_URL", "nats://bus.example:4222")
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_RUNTIME_CLASS", "none")
     monkeypatch.setenv("EVOLVENT_EXPERIMENT_NODE_SELECTOR", '{"gpu": "h100"}')
     found = ClusterSettings()

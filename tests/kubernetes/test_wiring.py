@@ -380,5 +380,5 @@ async def test_what_the_cluster_must_be_told_is_named(platform: Platform, monkey
     monkeypatch.setenv("EVOLVENT_ENGINEER_BACKEND", "kubernetes")
     service = factory("engineer")(platform)
     assert "engineer" == service.role
-    with pytest.raises(Refused, match=r"EVOLVENT_EXPERIMENT_image: .*EVOLVENT_EXPERIMENT_signing_secret"):
+    with pytest.raises(Refused, match=r"EVOLVENT_EXPERIMENT_IMAGE: .*EVOLVENT_EXPERIMENT_SIGNING_SECRET"):
         connected(platform)

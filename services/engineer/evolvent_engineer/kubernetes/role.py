@@ -62,7 +62,7 @@ def connected(platform: Platform) -> Cluster:
     try:
         settings = ClusterSettings()
     except ValidationError as error:
-        wrong = "; ".join(f"EVOLVENT_EXPERIMENT_{found['loc'][0]}: {found['msg']}" for found in error.errors())
+        wrong = "; ".join(f"EVOLVENT_EXPERIMENT_{str(found['loc'][0]).upper()}: {found['msg']}" for found in error.errors())
         raise Refused(f"the kubernetes backend lacks settings: {wrong}") from error
     backend = KubernetesBackend(Client.connect(settings.namespace), settings)
     return Cluster(backend, Depot(platform.wire, platform.artifacts, settings.signing_secret.get_secret_value()))

@@ -28,7 +28,8 @@ class ClusterSettings(BaseSettings):
     namespace: str = "evolvent-experiments"
     image: str = Field(min_length=1)
     """Image of the pod's three containers, by digest in production."""
-    nats_url: str = "nats://nats.evolvent.svc.cluster.local:4222"
+    nats_url: str = Field(min_length=1)
+    """What a pod of an experiment calls the log."""
     credentials: str = "experiment-credentials"
     """Secret that only the fetching and the evaluating container mount."""
     signing_secret: SecretStr = Field(min_length=32)
