@@ -8,6 +8,7 @@ EvolventError
 │   ├── Diverged         the same decision came out differently
 │   ├── CodeChanged      a recorded effect was asked with another request
 │   ├── GrantExceeded    an effect would spend beyond its grant
+│   ├── Forbidden        our user on the bus may not do this
 │   └── SchemaError      bytes that are no fact of ours; dead-lettered
 ├── Rejected             JetStream answered with an error (raised and classified in `wire` and `log`)
 ├── StreamFull           the log accepts nothing until its limit is raised
@@ -63,6 +64,10 @@ class GrantExceeded(Permanent):
     """The effect would spend more than the round was granted."""
 
     reason = "grant_exceeded"
+
+
+class Forbidden(Permanent):
+    """The server does not take this from the user that we are; the message names one who may."""
 
 
 class SchemaError(Permanent):

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import nats
 import nats.errors
@@ -23,7 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from evolvent.clock import jitter, monotonic
-from evolvent.errors import Permanent, Rejected, StreamFull, Unreachable
+from evolvent.errors import Forbidden, Permanent, Rejected, StreamFull, Unreachable
 
 NANOSECONDS = 1_000_000_000
 PUBLISH_WINDOW = 256
@@ -95,26 +96,27 @@ class Wire:
     """One connection: publishes with its own ack inbox, JetStream requests, and who to wake after a reconnect."""
 
     client: Client
-    _acks: dict[str, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    user: str | None = None
+    """Who we are to the server; none where it knows no users."""
+    _asked: dict[str, tuple[str, asyncio.Future[dict[str, Any]]]] = field(default_factory=dict)
+    """Subject and answer of each message that waits for one, by the last token of its reply subject."""
     _reconnected: set[Callable[[], None]] = field(default_factory=set)
     _window: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PUBLISH_WINDOW))
     _inbox: str = ""
     _count: int = 0
     violations: int = 0
     """Permission errors seen; nats-py reports them nowhere else."""
-    _forbidden: set[str] = field(default_factory=set)
-    """Subjects that the server refused to take from us, in lower case, as nats-py tells them."""
 
     async def _listen(self) -> None:
         self._inbox = self.client.new_inbox()
-        await self.client.subscribe(f"{self._inbox}.*", cb=self._on_ack, pending_msgs_limit=0, pending_bytes_limit=0)
+        await self.client.subscribe(f"{self._inbox}.*", cb=self._on_answer, pending_msgs_limit=0, pending_bytes_limit=0)
 
-    async def _on_ack(self, message: Msg) -> None:
-        waiting = self._acks.get(message.subject[len(self._inbox) + 1 :])
+    async def _on_answer(self, message: Msg) -> None:
+        _, waiting = self._asked.get(message.subject[len(self._inbox) + 1 :], ("", None))
         if waiting is None or waiting.done():
             return
         if (status := status_of(message)) is not None:
-            waiting.set_exception(Rejected(int(status[0]), status[1] or "no stream or no leader"))
+            waiting.set_exception(Rejected(int(status[0]), status[1] or "no stream or no leader; is JetStream on?"))
             return
         reply = json.loads(message.data)
         if "error" in reply:
@@ -129,21 +131,27 @@ class Wire:
 
         Raises:
             Rejected: the server said no.
+            Forbidden: our user may not publish this subject.
             TimeoutError: no answer within `patience` seconds; whether it is stored is unknown.
         """
         async with self._window:
-            self._count += 1
-            token = str(self._count)
-            waiting = self._acks[token] = asyncio.get_running_loop().create_future()
-            try:
-                await self.client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
-                async with asyncio.timeout(patience):
-                    reply: dict[str, Any] = await waiting
-                    return reply
-            except nats.errors.Error as error:
-                raise _lost(error) from error
-            finally:
-                self._acks.pop(token, None)
+            return await self._ask(subject, data, headers, patience)
+
+    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, patience: float) -> dict[str, Any]:
+        self._count += 1
+        token = str(self._count)
+        waiting: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[token] = (subject, waiting)
+        try:
+            await self.client.publish(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            async with asyncio.timeout(patience):
+                return await waiting
+        except nats.errors.Error as error:
+            raise _lost(error) from error
+        except TimeoutError as error:
+            raise TimeoutError(f"{subject} had no answer within {patience:g} s") from error
+        finally:
+            self._asked.pop(token, None)
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> int | None:
         """Publish until the outcome is known: the new sequence, or none when the subject or the id is taken.
@@ -161,9 +169,7 @@ class Wire:
                 reply = await self.publish(subject, data, headers)
                 return None if reply.get("duplicate") else int(reply["seq"])
             except TimeoutError as error:
-                if subject.lower() in self._forbidden:
-                    raise Permanent(f"this service has no permission to publish {subject}") from error
-                reason = str(error) or "no acknowledgement"
+                reason = str(error)
             except Rejected as error:
                 if error.code == Code.WRONG_LAST_SEQUENCE:
                     return None
@@ -181,20 +187,12 @@ class Wire:
 
         Raises:
             Rejected: the server answered with an error.
+            Forbidden: our user may not ask this.
             TimeoutError: it did not answer.
             Unreachable: the connection was closed for good.
         """
         body = json.dumps(request).encode() if request is not None else b""
-        try:
-            reply = await self.client.request(f"$JS.API.{subject}", body, timeout=patience)
-        except nats.errors.NoRespondersError as error:
-            raise Rejected(Code.NO_RESPONDERS, f"nobody answers $JS.API.{subject}") from error
-        except nats.errors.Error as error:
-            raise _lost(error) from error
-        answer: dict[str, Any] = json.loads(reply.data)
-        if "error" in answer:
-            raise _rejected(answer)
-        return answer
+        return await self._ask(f"$JS.API.{subject}", body, None, patience)
 
     async def last(self, stream: str, subject: str) -> Message | None:
         """Read the last message on a subject from the leader, never from a replica, which may lag."""
@@ -220,10 +218,24 @@ class Wire:
             wake()
 
     def _note(self, error: str) -> None:
-        """Count a permission error, and remember the subject that may not be published."""
+        """Count a permission error, and end what waits for an answer to a message that the server did not take.
+
+        The server answers nothing to such a message, and nats-py tells its subject in lower case.
+        """
         self.violations += "permissions violation" in error.lower()
-        if (refused := _REFUSED.search(error.lower())) is not None:
-            self._forbidden.add(refused[1])
+        if (refused := _REFUSED.search(error.lower())) is None:
+            return
+        for subject, waiting in self._asked.values():
+            if subject.lower() == refused[1] and not waiting.done():
+                waiting.set_exception(_forbidden(subject, self.user))
+
+
+def _forbidden(subject: str, user: str | None) -> Forbidden:
+    who = f"the bus user {user!r}" if user else "this connection"
+    return Forbidden(
+        f"{who} may not publish to {subject}; set EVOLVENT_NATS_USER and EVOLVENT_NATS_PASSWORD to one that may: "
+        "`provisioner` makes streams and consumers, `user` reads and issues directives, a role publishes its own facts"
+    )
 
 
 def _lost(error: nats.errors.Error) -> Exception:
@@ -277,7 +289,7 @@ async def connect(
         Unreachable: no server answered within `patience` seconds, or it knows us not.
     """
     client = Client()
-    wire = Wire(client)
+    wire = Wire(client, user or urlsplit(url).username)
     said: dict[str, None] = {}
 
     async def failed(error: Exception) -> None:

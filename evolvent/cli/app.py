@@ -68,10 +68,17 @@ def perform(work: Coroutine[Any, Any, int | None]) -> None:
     except KeyboardInterrupt:
         code = 130
     except EvolventError as error:
-        errors.print("error", style="red", end=" ")
-        errors.print(f"{type(error).__name__}: {error}")
+        _name(error)
         code = UNREACHABLE if isinstance(error, Unreachable) else USAGE if isinstance(error, Refused) else FAILED
+    except TimeoutError as error:
+        _name(Unreachable(f"the server does not answer: {error}; see its log, and `evolvent doctor`"))
+        code = UNREACHABLE
     raise typer.Exit(code or OK)
+
+
+def _name(error: EvolventError) -> None:
+    errors.print("error", style="red", end=" ")
+    errors.print(f"{type(error).__name__}: {error}")
 
 
 def emit(value: Any) -> None:

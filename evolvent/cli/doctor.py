@@ -21,7 +21,7 @@ from evolvent.cli.app import DEFAULT_HOME, FAILED, OK, Home, Json, app, console,
 from evolvent.cli.cluster import Target, examine
 from evolvent.cli.tasks import Unsafe, document, passed, show
 from evolvent.embedded import binary
-from evolvent.errors import EvolventError, Refused, Rejected, Unreachable
+from evolvent.errors import EvolventError, Forbidden, Refused, Rejected, Unreachable
 from evolvent.platform import dial
 from evolvent.provision import drift, provision
 from evolvent.settings import Settings
@@ -192,8 +192,10 @@ async def _server(settings: Settings, *, repair: bool, cluster: bool) -> list[Ch
             return [*found, await _room(wire)]
     except Unreachable as error:
         return [Check("server", "fail", str(error), "start it, or correct EVOLVENT_NATS_URL and EVOLVENT_NATS_TOKEN")]
+    except Forbidden as error:
+        return [*found, Check("streams", "fail", str(error), "do it as the bus user that may")]
     except (EvolventError, TimeoutError) as error:
-        return [Check("server", "fail", str(error) or "JetStream does not answer", "turn JetStream on in the server")]
+        return [Check("server", "fail", str(error), "turn JetStream on in the server")]
 
 
 async def _provisioned(wire: Wire, settings: Settings, *, repair: bool) -> Check:

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from evolvent.embedded import Server
-from evolvent.errors import Permanent, Rejected, StreamFull, Transient, Unreachable
+from evolvent.errors import Forbidden, Permanent, Rejected, StreamFull, Transient, Unreachable
 from evolvent.log import STREAM, Log
 from evolvent.platform import Platform, open_platform
 from evolvent.provision import LARGEST_FACT, provision
@@ -131,7 +131,7 @@ async def test_connecting_without_a_server_gives_up_in_time() -> None:
     assert time.monotonic() - began < 2.0
 
 
-async def test_a_missing_permission_is_counted_and_ends_the_append(tmp_path: Path) -> None:
+async def test_a_missing_permission_is_counted_and_ends_the_append_at_once(tmp_path: Path) -> None:
     """The server answers nothing to such a publish; nats-py tells it to the error callback only."""
     node = Node(
         tmp_path / "node",
@@ -147,8 +147,9 @@ async def test_a_missing_permission_is_counted_and_ends_the_append(tmp_path: Pat
         address = f"127.0.0.1:{node.port}"
         await _provisioned(Settings(nats_url=f"nats://provisioner:p@{address}"))
         async with open_platform(Settings(nats_url=f"nats://analyzer:a@{address}"), "analyzer") as platform:
-            with pytest.raises(Permanent, match=r"no permission to publish evo\.r1\.round\.closed\.0"):
-                await platform.log("analyzer").append(closed())
+            with pytest.raises(Forbidden, match=r"'analyzer' may not publish to evo\.r1\.round\.closed\.0"):
+                async with asyncio.timeout(1.0):
+                    await platform.log("analyzer").append(closed())
             assert 1 == platform.wire.violations
             assert [] == await platform.log("analyzer").run("r1")
     finally:
