@@ -31,10 +31,8 @@ from evolvent_schemas import (
     Request,
     Resume,
     RunFinished,
-    RunStarted,
     Steer,
     Submit,
-    filter_for,
     subjects,
 )
 from evolvent_schemas.values import Program
@@ -286,10 +284,7 @@ async def _best(platform: Platform, run: str) -> Best:
 async def _started(platform: Platform, plan: runs.Plan, run: str | None) -> str:
     """Start a run and wait a moment for the conductor to have it; without one the run begins when there is one."""
     name = await runs.start(platform, plan, run)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(ANSWER_WITHIN):
-            async for _ in platform.log("user").follow([filter_for(RunStarted, name)]):
-                break
+    await runs.begun(platform, name, within=ANSWER_WITHIN)
     return name
 
 

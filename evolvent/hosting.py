@@ -45,6 +45,19 @@ async def reading(settings: Settings) -> AsyncIterator[Platform]:
         yield await stack.enter_async_context(attached(settings))
 
 
+def served(settings: Settings) -> bool:
+    """Tell whether a process has the home; a server elsewhere may be served from anywhere, so that is taken for one.
+
+    Raises:
+        Refused: the home cannot be used.
+    """
+    if settings.nats_url is None:
+        with contextlib.suppress(HomeTaken):
+            os.close(lock_home(settings.home))
+            return False
+    return True
+
+
 @contextlib.asynccontextmanager
 async def attached(settings: Settings) -> AsyncIterator[Platform]:
     """Connect to a server that runs, waiting a moment for one that is just starting."""

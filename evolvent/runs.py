@@ -19,6 +19,8 @@ from evolvent_schemas.values import Budget, Program, RunSettings
 
 USER = "local"
 """Who the command line speaks as."""
+ANSWER_WITHIN = 4.0
+"""Seconds a conductor has to answer before a command leaves; the directive stands on the log either way."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ async def answer(platform: Platform, issued: DirectiveIssued, *, within: float) 
     return None
 
 
+async def begun(platform: Platform, run: str, *, within: float) -> bool:
+    """Wait for a conductor to begin a run that was asked for; without one it begins when there is one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            async for _ in platform.log("user").follow([filter_for(RunStarted, run)]):
+                return True
+    return False
+
+
 async def settings_of(platform: Platform, run: str) -> RunSettings:
     """Read how a run was started, or asked for when no conductor has answered yet.
 
@@ -128,9 +139,11 @@ async def folded(platform: Platform, run: str) -> Summary:
 
 
 async def listed(platform: Platform) -> list[str]:
-    """List the ids of all runs, the newest last."""
+    """List the ids of all runs, the newest last, also of those that no conductor has begun."""
     log = platform.log("user")
-    return [record.fact.run async for record in log.follow([filter_for(RunStarted)], until=await log.end())]
+    filters = [filter_for(RunStarted), subjects.fact("*", "directive.issued", f"{USER}.start")]
+    names = [record.fact.run async for record in log.follow(filters, until=await log.end())]
+    return list(dict.fromkeys(names))
 
 
 async def latest(platform: Platform) -> str:

@@ -24,6 +24,11 @@ def show(record: Record[Fact], summary: Summary) -> None:
             console.print(f"  ! {role} could not handle {handled}: {error}")
 
 
+def waiting(run: str) -> str:
+    """Say that nobody has begun a run, and who would."""
+    return f"no conductor is at work; run {run} begins when one serves, or here with: evolvent run {run}"
+
+
 def _round(closed: RoundClosed, summary: Summary) -> str:
     name = "baseline" if closed.round == BASELINE_ROUND else f"round {closed.round:>4}"
     if closed.outcome != "completed":

@@ -18,11 +18,12 @@ from evolvent.cli.app import (
     console,
     emit,
     emit_line,
+    errors,
     perform,
     settings_for,
 )
 from evolvent.errors import Refused
-from evolvent.hosting import reading
+from evolvent.hosting import reading, served
 from evolvent.log import Record
 from evolvent.platform import Platform
 from evolvent.population import Member
@@ -41,7 +42,7 @@ def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
 
     async def work() -> None:
         async with reading(settings_for(home)) as platform:
-            found = [await runs.summarize(platform, name) for name in await runs.listed(platform)]
+            found = [await _summarize(platform, name) for name in await runs.listed(platform)]
         if as_json:
             emit([_summary(summary) for summary in found])
             return
@@ -50,22 +51,28 @@ def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
             row = _summary(summary)
             best = f"{row['best']['score']:.10g}" if row["best"] else "-"
             counts = (str(row["rounds"]["closed"]), str(row["rounds"]["failed"]))
-            table.add_row(row["run"], row["task"], row["state"], *counts, best, row["started"][:19])
+            table.add_row(row["run"], row["task"], row["state"], *counts, best, (row["started"] or "-")[:19])
         console.print(table)
 
     perform(work())
 
 
+async def _summarize(platform: Platform, run: str) -> Summary:
+    """Fold a run, also one that no conductor has begun."""
+    summary = await runs.folded(platform, run)
+    return summary if summary.settings else Summary(run=run, settings=await runs.settings_of(platform, run))
+
+
 def _summary(summary: Summary) -> dict[str, Any]:
     assert summary.settings is not None
-    assert summary.started is not None
     best = summary.best
+    waits = summary.state == "unknown"
     return {
         "run": summary.run,
         "task": summary.settings.task.name,
-        "state": summary.state,
-        "message": summary.message,
-        "started": summary.started.isoformat(),
+        "state": "waiting" if waits else summary.state,
+        "message": lines.waiting(summary.run) if waits else summary.message,
+        "started": summary.started.isoformat() if summary.started else None,
         "rounds": {
             "closed": summary.closed,
             "failed": summary.failed,
@@ -223,17 +230,32 @@ def why(
 @app.command()
 def watch(run: Run = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     """Follow a run, a line per round and now and then one per long experiment, until it ends; as JSON, its facts."""
+    settings = settings_for(home)
 
     async def work() -> int:
-        async with reading(settings_for(home)) as platform:
+        others = served(settings)
+        async with reading(settings) as platform:
             name = run or await runs.latest(platform)
             await runs.settings_of(platform, name)
+            await _goes_on(platform, name, others=others)
             if as_json:
                 return await _watch_json(platform, name)
             async with progress.shown(platform, name):
                 return await _watch(platform, name)
 
     perform(work())
+
+
+async def _goes_on(platform: Platform, run: str, *, others: bool) -> None:
+    """Say that a run waits for a conductor.
+
+    Raises:
+        Refused: nobody serves the home, and this command would only keep others from it.
+    """
+    if not others and not (await runs.folded(platform, run)).ended:
+        raise Refused(f"nobody serves {platform.settings.home}, so run {run} waits; go on with `evolvent run {run}`")
+    if not await runs.begun(platform, run, within=runs.ANSWER_WITHIN):
+        errors.print(lines.waiting(run))
 
 
 async def _watch(platform: Platform, name: str) -> int:

@@ -263,12 +263,17 @@ def start(
         plan = _plan(folder, seed, budget, {"width": width, "sampler": sampler}, wishes=wishes, here=False)
         async with reading(settings_for(home)) as platform:
             started = await runs.start(platform, plan, name)
+            begun = await runs.begun(platform, started, within=runs.ANSWER_WITHIN)
         if as_json:
-            emit({"run": started})
+            emit({"run": started, "begun": begun})
         else:
-            console.print(f"{started}\nwatch it with: evolvent watch {started}")
+            console.print(f"{started}\n{_next(started) if begun else lines.waiting(started)}")
 
     perform(work())
+
+
+def _next(run: str) -> str:
+    return f"watch it with: evolvent watch {run}"
 
 
 @app.command()

@@ -21,9 +21,6 @@ from evolvent_schemas import (
 )
 from evolvent_schemas.values import Program
 
-ANSWER_WITHIN = 4.0
-"""Seconds a conductor has to answer before the command leaves; the directive stands on the log either way."""
-
 Run = Annotated[str, typer.Argument(metavar="RUN")]
 Reason = Annotated[str, typer.Option(help="Why; it goes on the log.")]
 
@@ -98,7 +95,7 @@ async def _ask(platform: Platform, run: str, request: Request, *, as_json: bool)
     if summary.ended:
         raise Refused(f"run {run} is {summary.state}: {summary.message}")
     issued = await runs.issue(platform, run, request)
-    answer = await runs.answer(platform, issued, within=ANSWER_WITHIN)
+    answer = await runs.answer(platform, issued, within=runs.ANSWER_WITHIN)
     if isinstance(answer, DirectiveRefused):
         raise Refused(answer.reason)
     said = f"{answer.type} on {run}" if answer else f"no conductor is at work; done when `evolvent run {run}` goes on"

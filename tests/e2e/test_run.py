@@ -96,7 +96,7 @@ def test_reading_commands_agree_with_the_end_of_the_run(lab) -> None:
 def test_an_unfinished_run_goes_on_where_it_was_cut_off(lab, tmp_path: Path) -> None:
     """A directive that nobody has answered yet is a run that has not begun; `run RUN` carries it to its end."""
     started = evolvent("start", TASK, "--rounds", "2", "--seed", "3", "--run", "later", "--json", cwd=tmp_path)
-    assert {"run": "later"} == json.loads(started.stdout)
+    assert {"run": "later", "begun": False} == json.loads(started.stdout)
 
     done = evolvent("run", "later", "--json", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
