@@ -19,6 +19,9 @@ EvolventError
 └── Refused              the user asked for something that cannot be done
 """
 
+import os
+import ssl
+
 
 class EvolventError(Exception):
     """Whatever Evolvent raises on purpose. The message says what, which id, and what to do next."""
@@ -106,3 +109,13 @@ class Unreachable(EvolventError):
 
 class Refused(EvolventError):
     """A request that is understood and cannot be carried out."""
+
+
+def innermost(error: BaseException) -> str:
+    """Say what an error of a client comes down to, such as `Connection refused`, which its own text may not tell."""
+    inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
+    if inner is not None:
+        return innermost(inner)
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)  # asyncio puts words of its own in its place
+    return str(error) or type(error).__name__

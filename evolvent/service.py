@@ -138,8 +138,13 @@ class Runner(Generic[S]):
                 await self._give_up(message, delivery, error.reason, _described(error), record)
             except Halted:
                 await acknowledge(wire, message)
-            except (StreamFull, Transient):
+            except StreamFull:
                 raise
+            except Transient as error:
+                if delivery.delivered < limit:
+                    raise
+                reason = f"{delivery.delivered} deliveries ended without an answer, the last with: {error}"
+                await self._give_up(message, delivery, "deliveries", reason, record)
             except Exception as error:  # noqa: BLE001 - the process boundary: a handler's bug must not stop the role
                 await self._stumble(message, delivery, error, record)
             else:

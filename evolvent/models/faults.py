@@ -9,7 +9,7 @@ import httpx2
 import openai
 
 from evolvent import clock
-from evolvent.errors import BrokenOff, EvolventError, Permanent, Transient
+from evolvent.errors import BrokenOff, EvolventError, Permanent, Transient, innermost
 
 DEFAULT_DELAY = 5.0
 """Seconds until the next try where the endpoint names none."""
@@ -76,10 +76,10 @@ def classified(error: openai.APIError, where: str) -> EvolventError:
     if isinstance(error, openai.APIStatusError):
         return _by_status(error, where)
     if isinstance(error, openai.APIConnectionError):
-        what = (
-            "gave no answer in time" if isinstance(error, openai.APITimeoutError) else "cut or refused the connection"
-        )
         kind = Transient if isinstance(error.__cause__, _NEVER_SENT) else BrokenOff
+        what = f"{'hung up' if kind is BrokenOff else 'cannot be reached'}: {innermost(error)}"
+        if isinstance(error, openai.APITimeoutError):
+            what = "gave no answer in time"
         return kind(f"{where} {what}; is the address right and the server up?", delay=DEFAULT_DELAY)
     if _TOO_LONG.search(_message(error)):
         return _permanent(error, where, _TOO_LONG_ADVICE)

@@ -64,8 +64,8 @@ async def test_a_failing_endpoint_is_classified_and_asked_once(endpoint, status:
     assert 1 == endpoint[0].calls
 
 
-async def test_an_endpoint_that_is_away_is_transient() -> None:
-    with pytest.raises(Transient):
+async def test_an_endpoint_that_is_away_is_transient_and_named() -> None:
+    with pytest.raises(Transient, match=r"m at http://127\.0\.0\.1:9/v1/ .*Connection refused"):
         await EndpointEmbedder.connect("http://127.0.0.1:9/v1", model="m")
 
 

@@ -27,6 +27,7 @@ from evolvent_schemas import (
     Steer,
 )
 from evolvent_schemas.values import Cost
+from tests.cli.shell import evolvent
 from tests.e2e.designs import (
     MODEL,
     TASK,
@@ -230,6 +231,15 @@ async def test_an_endpoint_that_stays_down_fails_the_round_by_name(
     (failed,) = of(found, HandlingFailed)
 
     assert ("deliveries", 5) == (failed.reason, len(model.calls))
+    assert f"the last with: the model {MODEL!r} at {model.base_url} answered 503" in failed.error
+
+
+def test_an_endpoint_that_nobody_serves_is_named_to_who_watches(tmp_path: Path) -> None:
+    nowhere = {"EVOLVENT_MODEL_BASE_URL": "http://127.0.0.1:9/v1", "EVOLVENT_MODEL_API_KEY": KEY}
+    words = ("run", TASK, "--model", "m", "--rounds", "1", "--allow-unsafe-sandbox")
+    said = evolvent(*words, cwd=tmp_path, **nowhere, EVOLVENT_MAX_DELIVERIES="1").stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("  ! researcher")]
+    assert "the model 'm' at http://127.0.0.1:9/v1 cannot be reached: Connection refused" in line
 
 
 async def test_three_such_rounds_pause_the_run(server: Nats, settings: Settings, endpoint: Any) -> None:

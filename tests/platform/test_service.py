@@ -124,6 +124,20 @@ async def test_a_passing_fault_comes_back_after_its_own_delay(platform: Platform
     assert [] == await failures(log)
 
 
+async def test_a_passing_fault_that_lasts_is_given_up_at_the_last_delivery_and_named(
+    platform: Platform, log: Log, settings: Settings
+) -> None:
+    handler = Raising(Transient("the model is away", delay=0.05))
+    async with working(platform, handler):
+        await log.append(opened("0"))
+        failed = (await wait_for(log, "evo.r1.handling.failed.>")).fact
+
+    assert ("deliveries", settings.max_deliveries) == (failed.reason, failed.deliveries)
+    assert failed.error.endswith("the last with: the model is away")
+    assert settings.max_deliveries == len(handler.times)
+    assert 1 == len(await _dead(platform))
+
+
 @pytest.mark.parametrize(
     "subject",
     ["evo.r1.round.opened.0", "evo.r1.round.opened.007", "evo.-.round.opened.0", "evo.r1.round.opened." + "9" * 40],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, OpenAIError
 
-from evolvent.errors import EvolventError, Permanent, Refused, Transient
+from evolvent.errors import EvolventError, Permanent, Refused, Transient, innermost
 
 BATCH = 128
 """Texts per request; several servers refuse more."""
@@ -61,7 +61,8 @@ class EndpointEmbedder:
                 raise Permanent(f"{self._model}: {error}") from error
             raise Transient(f"{self._model}: {error}", delay=5) from error
         except APIConnectionError as error:
-            raise Transient(f"{self._model}: {error}", delay=5) from error
+            where = f"{self._model} at {self._client.base_url}"
+            raise Transient(f"{where} cannot be reached or hung up: {innermost(error)}", delay=5) from error
         except OpenAIError as error:
             raise Refused(f"{self._model}: {error}") from error
         rows = sorted(answer.data, key=lambda row: row.index)

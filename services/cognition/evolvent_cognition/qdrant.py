@@ -7,7 +7,7 @@ from typing import cast
 from qdrant_client import AsyncQdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
-from evolvent.errors import Permanent, Transient, Unreachable
+from evolvent.errors import Permanent, Transient, Unreachable, innermost
 from evolvent_cognition.index import DENSE, EXACT_BELOW, SPARSE, Payload, PointStruct, QueryRequest, ScoredPoint
 from evolvent_cognition.index import SparseVector as Sparse
 
@@ -100,7 +100,7 @@ async def _classified(name: str) -> AsyncIterator[None]:
             raise Permanent(f"collection {name}: the server refused: {error}") from error
         raise Transient(f"collection {name}: {error}") from error
     except (ResponseHandlingException, ApiException) as error:
-        raise Transient(f"collection {name}: {error}") from error
+        raise Transient(f"collection {name}: {innermost(error)}") from error
 
 
 def _dense_params(dimensions: int | None) -> dict[str, models.VectorParams]:
