@@ -16,6 +16,7 @@ EvolventError
 ├── Halted               the run was halted; its work stops here
 ├── Unrecorded           a replay asked for something that was never recorded
 ├── Unreachable          a server cannot be reached
+│   └── Unauthorized     it is there and does not let us in
 └── Refused              the user asked for something that cannot be done
 """
 
@@ -105,6 +106,10 @@ class Unrecorded(EvolventError):
 
 class Unreachable(EvolventError):
     """A server that the command needs does not answer."""
+
+
+class Unauthorized(Unreachable):
+    """A server answers and does not know us, or not by this password."""
 
 
 class Refused(EvolventError):

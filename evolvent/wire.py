@@ -24,7 +24,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from evolvent.clock import jitter, monotonic
-from evolvent.errors import Forbidden, Permanent, Rejected, StreamFull, Unreachable
+from evolvent.errors import Forbidden, Permanent, Rejected, StreamFull, Unauthorized, Unreachable
 
 NANOSECONDS = 1_000_000_000
 PUBLISH_WINDOW = 256
@@ -286,7 +286,8 @@ async def connect(
     A user hears its own inbox only, `_INBOX.<user>.>`.
 
     Raises:
-        Unreachable: no server answered within `patience` seconds, or it knows us not.
+        Unreachable: no server answered within `patience` seconds.
+        Unauthorized: one did, and does not let us in.
     """
     client = Client()
     wire = Wire(client, user or urlsplit(url).username)
@@ -315,14 +316,25 @@ async def connect(
                 reconnected_cb=wire._wake,  # noqa: SLF001 - its own constructor function
             )
     except (TimeoutError, OSError, nats.errors.Error) as error:
-        reason = "; ".join(said) or str(error) or "no answer"
-        raise Unreachable(f"no NATS server at {url}: {reason}; start one with `evolvent run`") from error
+        raise _unreached(url, "; ".join(said) or str(error) or "no answer") from error
     try:
         await wire._listen()  # noqa: SLF001
         yield wire
     finally:
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             await client.close()
+
+
+def _unreached(url: str, reason: str) -> Unreachable:
+    if "authorization violation" in reason.lower():
+        return Unauthorized(
+            f"the NATS server at {url} does not let us in: {reason}; correct EVOLVENT_NATS_USER and "
+            "EVOLVENT_NATS_PASSWORD, or EVOLVENT_NATS_TOKEN where it asks for a token"
+        )
+    return Unreachable(
+        f"no NATS server at {url}: {reason}; start it (`evolvent run` starts one on this machine), or correct "
+        "EVOLVENT_NATS_URL"
+    )
 
 
 def _trusting(ca: Path) -> ssl.SSLContext:

@@ -21,7 +21,7 @@ from evolvent.cli.app import DEFAULT_HOME, FAILED, OK, Home, Json, app, console,
 from evolvent.cli.cluster import Target, examine
 from evolvent.cli.tasks import Unsafe, document, passed, show
 from evolvent.embedded import binary
-from evolvent.errors import EvolventError, Forbidden, Refused, Rejected, Unreachable
+from evolvent.errors import EvolventError, Forbidden, Refused, Rejected, Unauthorized, Unreachable
 from evolvent.platform import dial
 from evolvent.provision import drift, provision
 from evolvent.settings import Settings
@@ -38,6 +38,7 @@ EXTRAS = {"scipy": "tasks", "torch": "training"}
 """Optional packages by the extra that brings them."""
 PATIENCE = 3.0
 """Seconds a server has to answer."""
+FORWARD = "`kubectl -n evolvent port-forward svc/nats 4222` brings the cluster's here; or correct EVOLVENT_NATS_URL"
 
 
 @app.command()
@@ -190,8 +191,10 @@ async def _server(settings: Settings, *, repair: bool, cluster: bool) -> list[Ch
             found = [_recent("server", str(wire.client.connected_server_version), f"at {settings.endpoint().url}")]
             found.append(await _provisioned(wire, settings, repair=repair))
             return [*found, await _room(wire)]
+    except Unauthorized as error:
+        return [Check("server", "fail", str(error), "correct the user and the password, or the token")]
     except Unreachable as error:
-        return [Check("server", "fail", str(error), "start it, or correct EVOLVENT_NATS_URL and EVOLVENT_NATS_TOKEN")]
+        return [Check("server", "fail", str(error), FORWARD if cluster else "start it, or correct EVOLVENT_NATS_URL")]
     except Forbidden as error:
         return [*found, Check("streams", "fail", str(error), "do it as the bus user that may")]
     except (EvolventError, TimeoutError) as error:

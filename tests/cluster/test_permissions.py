@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from evolvent import acl
 from evolvent.artifacts import STREAM as BLOBS
 from evolvent.durable import Durable, acknowledge
-from evolvent.errors import Forbidden, Rejected, Unreachable
+from evolvent.errors import Forbidden, Rejected, Unauthorized
 from evolvent.log import DEAD_STREAM, STREAM
 from evolvent.platform import Platform, dial, open_platform
 from evolvent.provision import ROLES, drift, provision
@@ -216,7 +216,7 @@ async def test_what_models_share_is_changed_by_the_roles_that_ask_models_only(bu
 
 async def test_a_wrong_password_is_named(bus: Guarded) -> None:
     settings = bus.settings("analyzer").model_copy(update={"nats_user": "conductor"})
-    with pytest.raises(Unreachable, match="Authorization Violation"):
+    with pytest.raises(Unauthorized, match=r"does not let us in: .*Authorization Violation.* EVOLVENT_NATS_PASSWORD"):
         async with dial(settings, "test", patience=1.0):
             pass
 

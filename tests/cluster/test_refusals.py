@@ -57,6 +57,20 @@ async def test_the_doctor_names_the_user_that_may_not_repair_and_finds_the_serve
     assert "JetStream" not in found["streams"]["mend"]
 
 
+async def test_a_wrong_password_is_no_missing_server(bus: Guarded) -> None:
+    done = await command(bus, "user", "doctor", "--cluster", "--json", EVOLVENT_NATS_PASSWORD="wrong")
+    server = checks(done)["server"]
+    assert (1, "fail") == (done.returncode, server["verdict"])
+    assert "EVOLVENT_NATS_USER and EVOLVENT_NATS_PASSWORD" in server["seen"]
+    assert "the user and the password" in server["mend"]
+    assert "evolvent run" not in str(server)
+
+
+async def test_the_doctor_of_a_cluster_tells_how_its_bus_comes_within_reach(bus: Guarded) -> None:
+    done = await command(bus, "user", "doctor", "--cluster", "--json", EVOLVENT_NATS_URL="nats://127.0.0.1:1")
+    assert "kubectl -n evolvent port-forward svc/nats 4222" in checks(done)["server"]["mend"]
+
+
 async def test_a_server_whose_answer_never_comes_is_one_line_and_counts_as_unreachable(tmp_path: Path) -> None:
     deaf = 'authorization { users: [{user: u, password: p, permissions: {subscribe: {deny: ["_INBOX.>"]}}}] }'
     node = Node(tmp_path / "node", free_ports(1)[0], deaf)
