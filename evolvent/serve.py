@@ -9,15 +9,26 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+import structlog
+
 from evolvent import telemetry
 from evolvent.ending import end
-from evolvent.errors import EvolventError, Refused
+from evolvent.errors import EvolventError, Refused, Rejected
 from evolvent.health import Health, answering
+from evolvent.log import STREAM
 from evolvent.platform import Platform, open_platform
+from evolvent.provision import PULLED_BY
 from evolvent.service import Runner, Service
 from evolvent.settings import Settings
+from evolvent.wire import Code, Wire
 
 Factory = Callable[[Platform], Service[Any]]
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at what a role waits for."""
+_NO_PULL = {"batch": ""}
+"""A pull that JetStream refuses as a bad request wherever one may be made, and that takes nothing."""
+_PASSING = Code.UNKNOWN_OUTCOME | {Code.STREAM_NOT_FOUND, Code.CONSUMER_NOT_FOUND}
+logger = structlog.get_logger()
 
 
 def factory(role: str) -> Factory:
@@ -38,6 +49,7 @@ async def serve(settings: Settings, roles: Sequence[str], stop: asyncio.Event) -
 
     Raises:
         Unreachable: the server does not answer.
+        Forbidden: the bus user may not be one of the roles.
         ConsumerLost: a role's consumer was deleted.
         Refused: the health port is taken.
     """
@@ -46,15 +58,53 @@ async def serve(settings: Settings, roles: Sequence[str], stop: asyncio.Event) -
         health.platform = platform
         services = [factory(role)(platform) for role in roles]
         runners = [Runner(platform, replace(each, running=health.noting(each.running))) for each in services]
-        running = [asyncio.create_task(runner.run()) for runner in runners]
-        stopping = asyncio.create_task(stop.wait())
+        running = [asyncio.create_task(_run(runner, stop)) for runner in runners]
+        stopping, telling = asyncio.create_task(stop.wait()), asyncio.create_task(_tell(health, roles))
         try:
             await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for runner in runners:
                 runner.stop()
             await asyncio.gather(*running)
         finally:
-            await end(*running, stopping)
+            await end(*running, stopping, telling)
+
+
+async def _run(runner: Runner[Any], stop: asyncio.Event) -> None:
+    """Run one role as soon as the server delivers to it; say so while it does not."""
+    role, told = runner.service.role, ""
+    while not stop.is_set() and (missing := await _missing(runner.platform.wire, role)):
+        if missing != told:
+            mend = "`evolvent deploy provision` as the bus user `provisioner` makes the streams"
+            await logger.awarning("role.waiting", role=role, reason=missing, mend=mend)
+        told = missing
+        await asyncio.sleep(LOOK_AGAIN)
+    await runner.run()
+
+
+async def _missing(wire: Wire, role: str) -> str:
+    """Say why the server cannot deliver to a role yet; nothing if it can, or never will.
+
+    Raises:
+        Forbidden: the bus user may not be this role.
+    """
+    try:
+        for name in (name for name, puller in PULLED_BY.items() if puller == role):
+            await wire.api(f"CONSUMER.INFO.{STREAM}.{name}")
+        await wire.api(f"CONSUMER.MSG.NEXT.{STREAM}.{role}", _NO_PULL)
+    except (Rejected, TimeoutError) as error:
+        return str(error) if isinstance(error, TimeoutError) or error.code in _PASSING else ""
+    return ""
+
+
+async def _tell(health: Health, roles: Sequence[str]) -> None:
+    """Say when the roles are ready, where, and as whom."""
+    while health.ready():  # noqa: ASYNC110 - many things together make it ready
+        await asyncio.sleep(LOOK_AGAIN)
+    assert health.platform is not None
+    wire = health.platform.wire
+    where = wire.client.connected_url
+    server = f"nats://{where.hostname}:{where.port}" if where else None
+    await logger.ainfo("roles.ready", roles=list(roles), user=wire.user, server=server)
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import structlog
 
 def _configure(stream: TextIO) -> None:
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # undoes `only_errors`
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
