@@ -72,7 +72,7 @@ class Artifacts:
             try:
                 message = await self.wire.last(STREAM, subjects.blob(digest, len(chunks)))
             except (TimeoutError, Rejected) as error:
-                raise Transient(f"artifact {digest} cannot be read: {error or 'no answer'}") from error
+                raise Transient(f"artifact {digest} cannot be read: {error}") from error
             if message is None:
                 raise Transient(f"artifact {digest} lacks chunk {len(chunks)} of {count}")
             count = int(message.headers[envelope.CHUNKS])

@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from evolvent.clock import monotonic
 from evolvent.errors import ConsumerLost, Rejected, Unreachable
-from evolvent.wire import NANOSECONDS, Code, Delivery, Wire, pull_request, status_of
+from evolvent.wire import NANOSECONDS, PROVISION, Code, Delivery, Wire, pull_request, status_of
 
 _background: set[asyncio.Future[None]] = set()
 
@@ -76,7 +76,7 @@ class Durable:
         if self.lost:
             raise ConsumerLost(
                 f"consumer {self.consumer} of stream {self.stream} is gone ({self.lost}); "
-                f"provision it again with `evolvent doctor --repair`"
+                f"make it again with {PROVISION}"
             )
 
     async def _watch(self) -> None:

@@ -2,7 +2,8 @@
 
 EvolventError
 ├── Transient            retried after `delay`, by JetStream and by nothing else
-│   └── BrokenOff        a call that may have been paid for
+│   ├── BrokenOff        a call that may have been paid for
+│   └── Unprovisioned    the server has no log yet
 ├── Permanent            terminated; the round ends as `handling.failed`
 │   ├── Conflict         the subject holds another fact
 │   ├── Diverged         the same decision came out differently
@@ -38,6 +39,10 @@ class Transient(EvolventError):
 
 class BrokenOff(Transient):
     """A call was sent and no whole answer came: it may have been paid for."""
+
+
+class Unprovisioned(Transient):
+    """Nobody has made the log on this server yet."""
 
 
 class Permanent(EvolventError):

@@ -11,8 +11,8 @@ import structlog
 
 from evolvent import follow
 from evolvent.clock import jitter, now
-from evolvent.errors import Conflict, Diverged, Rejected, SchemaError, Transient
-from evolvent.wire import Wire
+from evolvent.errors import Conflict, Diverged, Rejected, SchemaError, Transient, Unprovisioned
+from evolvent.wire import PROVISION, Code, Wire
 from evolvent_schemas import ROOT, Fact, Kind, decode, envelope, fact_id, subjects
 
 STREAM = "LOG"
@@ -111,12 +111,13 @@ class Log:
 
         Raises:
             Transient: the leader does not answer.
+            Unprovisioned: there is no log.
             SchemaError: what stands there is not a fact.
         """
         try:
             message = await self.wire.last(STREAM, subject)
         except (TimeoutError, Rejected) as error:
-            raise Transient(f"{subject} cannot be read: {error or 'no answer'}") from error
+            raise _unread(subject, error) from error
         if message is None:
             return None
         return Record.read(message.subject, message.headers, message.data, message.sequence)
@@ -146,11 +147,12 @@ class Log:
 
         Raises:
             Transient: the leader does not answer.
+            Unprovisioned: there is no log.
         """
         try:
             return int((await self.wire.api(f"STREAM.INFO.{STREAM}"))["state"]["last_seq"])
         except (TimeoutError, Rejected) as error:
-            raise Transient(f"the end of the log cannot be read: {error or 'no answer'}") from error
+            raise _unread("the end of the log", error) from error
 
     async def bury(self, subject: str, data: bytes, headers: dict[str, str] | None, sequence: int, reason: str) -> None:
         """Keep a message that no handler could take, byte for byte, with the reason."""
@@ -159,6 +161,12 @@ class Log:
         grave = subjects.dead(self.role, sequence)
         ours = {envelope.MSG_ID: grave, envelope.EXPECTED_STREAM: DEAD_STREAM, envelope.EXPECTED_SUBJECT_SEQUENCE: "0"}
         await self.wire.store(grave, data, {**kept, **ours})
+
+
+def _unread(what: str, error: Exception) -> Transient:
+    if isinstance(error, Rejected) and error.code == Code.STREAM_NOT_FOUND:
+        return Unprovisioned(f"{what} cannot be read: the server has no stream {STREAM}; make it with {PROVISION}")
+    return Transient(f"{what} cannot be read: {error}")
 
 
 def _headers(fact: Fact, id_: UUID, cause: UUID, time: datetime, role: str) -> dict[str, str]:

@@ -49,4 +49,4 @@ class Shared:
         try:
             return await self.wire.last(STREAM, subject)
         except (TimeoutError, Rejected) as error:
-            raise Transient(f"{subject} cannot be read: {error or 'no answer'}") from error
+            raise Transient(f"{subject} cannot be read: {error}") from error

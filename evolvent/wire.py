@@ -33,6 +33,9 @@ PUBLISH_WINDOW = 256
 SPEAK_UP = 5.0
 """Seconds of failed tries after which a waiting publish says so in the service's log, and again as often."""
 
+PROVISION = "`evolvent doctor --repair`, on a bus with users `evolvent deploy provision` as the bus user `provisioner`"
+"""What makes streams and consumers, or brings them to what they should be."""
+
 _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"')
 logger = structlog.get_logger()
 
@@ -250,8 +253,8 @@ def _lost(error: nats.errors.Error) -> Exception:
 def _retryable(error: Rejected, subject: str) -> str:
     if error.code == Code.INSUFFICIENT_STORAGE:
         raise StreamFull(
-            f"the stream is full and {subject} waits; raise EVOLVENT_LOG_MAX_BYTES and run "
-            f"`evolvent doctor --repair`; nothing is lost meanwhile"
+            f"the stream is full and {subject} waits; raise EVOLVENT_LOG_MAX_BYTES and run {PROVISION}; "
+            "nothing is lost meanwhile"
         ) from error
     if error.code not in Code.UNKNOWN_OUTCOME:
         raise Permanent(f"{subject} is refused: {error}") from error

@@ -25,7 +25,7 @@ from evolvent.errors import EvolventError, Forbidden, Refused, Rejected, Unautho
 from evolvent.platform import dial
 from evolvent.provision import drift, provision
 from evolvent.settings import Settings
-from evolvent.wire import Wire
+from evolvent.wire import PROVISION, Wire
 
 OLDEST_PYTHON = (3, 11)
 TRIED_SERVER = (2, 15, 1)
@@ -205,7 +205,7 @@ async def _provisioned(wire: Wire, settings: Settings, *, repair: bool) -> Check
     changed = await provision(wire, settings) if repair else []
     left = await drift(wire, settings)
     if left:
-        return Check("streams", "fail", "; ".join(left), "`evolvent doctor --repair` mends it and loses nothing")
+        return Check("streams", "fail", "; ".join(left), f"{PROVISION} mends it and loses nothing")
     return Check("streams", "ok", f"mended: {'; '.join(changed)}" if changed else "as they should be")
 
 
@@ -214,7 +214,7 @@ async def _room(wire: Wire) -> Check:
     try:
         info = await wire.api(f"STREAM.INFO.{log.STREAM}")
     except Rejected as error:
-        return Check("log room", "fail", str(error), "`evolvent doctor --repair` makes the stream")
+        return Check("log room", "fail", str(error), f"{PROVISION} makes the stream")
     used, limit = info["state"]["bytes"], info["config"]["max_bytes"]
     seen, measured = f"{info['state']['messages']} facts, {used / (1 << 20):.1f} MiB", {"used_bytes": float(used)}
     if limit <= 0:
@@ -223,5 +223,5 @@ async def _room(wire: Wire) -> Check:
     seen, measured = f"{seen}, {left:.0%} of {limit / (1 << 20):.0f} MiB left", measured | {"limit_bytes": float(limit)}
     if left >= LITTLE_ROOM:
         return Check("log room", "ok", seen, measured=measured)
-    mend = "raise EVOLVENT_LOG_MAX_BYTES and run `evolvent doctor --repair`; nothing is lost meanwhile"
+    mend = f"raise EVOLVENT_LOG_MAX_BYTES and run {PROVISION}; nothing is lost meanwhile"
     return Check("log room", "fail" if left < NO_ROOM else "warn", seen, mend, measured)

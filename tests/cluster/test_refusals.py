@@ -49,6 +49,21 @@ async def test_who_may_not_read_the_log_is_told_so(bus: Guarded) -> None:
     assert "the bus user 'experiment' may not publish to $JS.API.STREAM.INFO.LOG" in done.stderr
 
 
+async def test_a_log_that_nobody_has_made_is_told_with_who_makes_it(bus: Guarded) -> None:
+    task = Path(__file__).parents[1] / "e2e" / "task"
+    for words in (("runs",), ("start", str(task))):
+        done = await command(bus, "user", *words)
+        assert (1, 1) == (done.returncode, len(done.stderr.splitlines())), done.stderr
+        assert "the server has no stream LOG" in done.stderr
+        assert "`evolvent deploy provision` as the bus user `provisioner`" in done.stderr
+
+
+async def test_the_doctor_tells_who_makes_a_missing_log(bus: Guarded) -> None:
+    found = checks(await command(bus, "user", "doctor", "--cluster", "--json"))
+    for name in ("streams", "log room"):
+        assert "`evolvent deploy provision` as the bus user `provisioner`" in found[name]["mend"]
+
+
 async def test_the_doctor_names_the_user_that_may_not_repair_and_finds_the_server(bus: Guarded) -> None:
     done = await command(bus, "user", "doctor", "--cluster", "--repair", "--json")
     found = checks(done)
