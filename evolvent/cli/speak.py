@@ -98,9 +98,13 @@ async def _ask(platform: Platform, run: str, request: Request, *, as_json: bool)
     answer = await runs.answer(platform, issued, within=runs.ANSWER_WITHIN)
     if isinstance(answer, DirectiveRefused):
         raise Refused(answer.reason)
-    said = f"{answer.type} on {run}" if answer else f"no conductor is at work; done when `evolvent run {run}` goes on"
+    held = answer is None and summary.state == "paused" and isinstance(request, Submit)
     if as_json:
-        emit({"run": run, "directive": issued.directive, "answer": answer.type if answer else None})
+        emit({"run": run, "directive": issued.directive, "answer": answer.type if answer else None, "held": held})
+    elif answer is not None:
+        console.print(f"{answer.type} on {run}")
+    elif held:
+        console.print(f"held until the run is resumed: evolvent resume {run}")
     else:
-        console.print(said)
+        console.print(f"no conductor is at work; done when `evolvent run {run}` goes on")
     return OK
