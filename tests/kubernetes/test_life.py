@@ -159,7 +159,7 @@ async def test_an_end_is_named_by_who_caused_it(
 
 async def test_a_node_that_runs_out_of_memory_is_made_good_by_a_new_pod(engineer: Engineer, plane: Plane) -> None:
     plane.scripts = (Script(seconds=0.2, evicted="The node was low on resource: memory"), Script(seconds=0.2))
-    backend = await engineer()
+    backend = await engineer(disruptions=2)
     await backend.launch(order())
     end = await next_end(backend, 40)
     assert (None, 1.0) == (end.reason, end.measured.get("disruptions"))
@@ -167,7 +167,7 @@ async def test_a_node_that_runs_out_of_memory_is_made_good_by_a_new_pod(engineer
 
 async def test_a_drained_node_is_made_good_by_a_new_pod(engineer: Engineer, plane: Plane) -> None:
     plane.scripts = (FOREVER, Script(seconds=0.2))
-    backend = await engineer()
+    backend = await engineer(disruptions=2)
     await backend.launch(order())
     name = (await plane.until_running())[0]["metadata"]["name"]
     version = await plane.admin.get("/apis/policy/v1")

@@ -167,9 +167,7 @@ def test_equal_orders_give_equal_manifests_and_another_stage_another_digest() ->
     assert experiment_job(*PLAIN) == experiment_job(*PLAIN)
     first, second = experiment_job(*PLAIN), experiment_job(order(settings={"cpus": 2}), settings())
     assert first["metadata"]["name"] == second["metadata"]["name"]
-    assert (
-        first["metadata"]["annotations"]["evolvent/manifest"] != second["metadata"]["annotations"]["evolvent/manifest"]
-    )
+    assert first["metadata"]["annotations"]["evolvent/order"] != second["metadata"]["annotations"]["evolvent/order"]
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, None])

@@ -34,10 +34,12 @@ from evolvent_schemas import (
     subjects,
 )
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
+from tests.kubernetes.fake.resources import QUOTAS
 from tests.kubernetes.kubelet import Kubelet
-from tests.kubernetes.orders import IMAGE, NAMESPACE, SECRET, backend
+from tests.kubernetes.orders import IMAGE, NAMESPACE, PATIENCE, SECRET, backend
 from tests.kubernetes.waiting import FOREVER, jobs, pods, running, until
 
+JOBS_COUNT = "count/jobs.batch"
 TASK = Path(__file__).parents[1] / "chaos" / "task"
 SLOW = """
 import time
@@ -263,13 +265,6 @@ async def test_a_job_of_a_run_that_was_halted_while_no_engineer_lived_is_removed
             await until(lambda: not jobs(cluster), 5)
 
 
-async def one_seed_fails(pod: dict[str, Any]) -> Mapping[str, int]:
-    """The other trains for ever."""
-    if pod["metadata"]["labels"]["evolvent/seed"] == "0":
-        await asyncio.Event().wait()
-    return {"evaluator": 0, "candidate": 3}
-
-
 async def test_jobs_that_a_finished_run_did_not_wait_for_are_removed_and_the_audit_misses_nothing(
     platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster
 ) -> None:
@@ -284,23 +279,96 @@ async def test_jobs_that_a_finished_run_did_not_wait_for_are_removed_and_the_aud
 
 
 @pytest.mark.parametrize("engineers", [1, 2])
-async def test_the_jobs_of_other_seeds_are_removed_when_one_has_failed_and_are_not_tried_again(
-    engineers: int, platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster, tmp_path: Path
+async def test_jobs_that_a_closed_round_did_not_wait_for_are_removed_and_not_tried_again(
+    engineers: int,
+    platform: Platform,
+    server: ApiServer,
+    bus: NatsServer,
+    kubelet: Kubelet,
+    cluster: Cluster,
+    tmp_path: Path,
 ) -> None:
-    """The rest of the ring sleeps, so that no end of the run has a part in it."""
+    """One seed of round 0 fails and closes it; the round beside it trains on."""
+
+    async def one_seed_fails(pod: dict[str, Any]) -> Mapping[str, int]:
+        labels = pod["metadata"]["labels"]
+        if labels["evolvent/candidate"] == "h0.0":
+            return await kubelet(pod)
+        if (labels["evolvent/candidate"], labels["evolvent/seed"]) == ("0.0", "1"):
+            return {"evaluator": 0, "candidate": 3}
+        return await asyncio.Event().wait() or {}
+
+    def measured() -> set[str]:
+        return {job["metadata"]["labels"]["evolvent/candidate"] for job in jobs(cluster)}
+
     cluster.script("*", Script(run=one_seed_fails))
     folder = slow_task(tmp_path / "task")
+    (folder / "baseline" / "program.py").write_text((TASK / "baseline" / "program.py").read_text())
     (folder / "task.toml").write_text((folder / "task.toml").read_text().replace("seeds = 1", "seeds = 2"))
-    first = [service for service in others(platform) if service.role in ("conductor", "cognition", "researcher")]
-    async with at_work(platform, *first, *(engineer(platform, server, bus) for _ in range(engineers))):
-        run = await begun(platform, folder, rounds=1)
-        await until(lambda: 2 == server.requests["create", "jobs"])
-        await until(lambda: not jobs(cluster) and not pods(cluster))
+    async with at_work(platform, *others(platform), *(engineer(platform, server, bus) for _ in range(engineers))):
+        run = await begun(platform, folder, rounds=2)
+        await until(lambda: {"1.0"} < measured(), 60)
+        await until(lambda: {"1.0"} == measured(), 20)
         await asyncio.sleep(1)  # another try would show
-        failed = await of_kind(platform, run, ExperimentFailed)
-    assert {(0, "infrastructure"), (1, "candidate")} == {(fact.seed, fact.blame) for fact in failed}
+        assert {"1.0"} == measured()
+        await runs.issue(platform, run, Halt())
+        await until(lambda: not jobs(cluster) and not pods(cluster), 5)
     assert {0} == {fact.attempt for fact in await of_kind(platform, run, ExperimentStarted)}
-    assert [] == jobs(cluster)
+    failed = await of_kind(platform, run, ExperimentFailed)
+    assert {("0.0", 1, "candidate")} == {(fact.candidate, fact.seed, fact.blame) for fact in failed}
+    assert [] == (await audit.replay(platform, run, ROLES)).findings
+
+
+async def test_another_try_needs_no_more_quota_than_the_first(
+    platform: Platform, server: ApiServer, bus: NatsServer, kubelet: Kubelet, cluster: Cluster
+) -> None:
+    """A Job that has ended counts until it is removed: the next may not wait for room that this one holds."""
+
+    async def fails_at_first(pod: Any) -> Mapping[str, int]:
+        first = pod["metadata"]["labels"]["evolvent/try"] == "0"
+        return {"evaluator": 75, "candidate": 0} if first else await kubelet(pod)
+
+    cluster.script("*", Script(run=fails_at_first))
+    quota = {"metadata": {"name": "one", "namespace": NAMESPACE, "uid": "one"}, "spec": {"hard": {JOBS_COUNT: "1"}}}
+    cluster.store.create(QUOTAS, {"kind": "ResourceQuota", "apiVersion": "v1"} | quota, "admin")
+    await until(lambda: cluster.store.get(QUOTAS, NAMESPACE, "one").get("status"))
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        run = await begun(platform, rounds=1, width=1)
+        assert "completed" == (await finished(platform, run)).state
+    assert {1} == {fact.attempt for fact in await of_kind(platform, run, ExperimentCompleted)}
+
+
+async def test_a_job_that_is_still_being_asked_for_is_not_missed_by_a_new_list(
+    platform: Platform, server: ApiServer, bus: NatsServer, cluster: Cluster
+) -> None:
+    """The server has the request wait and compacts its versions meanwhile; a second Job would be a twin."""
+    cluster.script("*", FOREVER)
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        await until(lambda: server.requests["watch", "jobs"])
+        server.faults.arm(Fault("status", "POST", path="jobs", code=429, retry_after=3))
+        server.faults.arm(Fault("status", "GET", path="jobs.*watch=true", code=410))
+        run = await begun(platform, rounds=1)
+        await until(lambda: server.requests["fault", "429"], 20)
+        lists = server.requests["list", "jobs"]
+        server.drop_watches()
+        await until(lambda: server.requests["list", "jobs"] > lists)
+        await until(lambda: running(cluster))
+        await asyncio.sleep(0.5)
+        assert ["0"] == [job["metadata"]["labels"]["evolvent/try"] for job in jobs(cluster)]
+    assert [] == await of_kind(platform, run, ExperimentFailed)
+
+
+async def test_an_api_server_that_is_away_for_many_deliveries_fails_no_round(
+    platform: Platform, server: ApiServer, bus: NatsServer, kubelet: Kubelet
+) -> None:
+    fault = server.faults.arm(Fault("status", "POST", path="jobs", times=10_000, code=503))
+    async with at_work(platform, *others(platform), engineer(platform, server, bus)):
+        run = await begun(platform, rounds=1)
+        await until(lambda: fault.times < 10_000 - 8 * PATIENCE.attempts, 30)
+        fault.times = 0
+        end = await finished(platform, run)
+    assert ("completed", 0) == (end.state, end.rounds_failed)
+    assert [] == await of_kind(platform, run, HandlingFailed)
 
 
 async def test_a_job_that_vanished_while_no_engineer_lived_is_tried_again(

@@ -4,14 +4,7 @@ from pydantic import Field
 
 from evolvent.folds import Fold, Map, State, empty
 from evolvent.log import Record
-from evolvent_schemas import (
-    CandidateAnalyzed,
-    CandidateProposed,
-    CandidateScreened,
-    ExperimentFailed,
-    Fact,
-    RunStarted,
-)
+from evolvent_schemas import CandidateAnalyzed, CandidateProposed, CandidateScreened, Fact, RunStarted
 from evolvent_schemas.values import Program, RunSettings
 
 
@@ -31,16 +24,14 @@ def step(orders: Orders, record: Record[Fact]) -> Orders:
             return orders.evolve(programs=orders.programs.insert(candidate, program))
         case CandidateScreened(candidate=candidate, verdict="duplicate") | CandidateAnalyzed(candidate=candidate):
             return orders.evolve(programs=orders.programs.discard(candidate))
-        case ExperimentFailed(candidate=candidate, blame=blame) if blame != "infrastructure":
-            return orders.evolve(programs=orders.programs.discard(candidate))  # one seed settles it for all
         case _:
             return orders
 
 
 FOLD = Fold(
     name="orders",
-    version=2,
+    version=1,
     state=Orders,
-    facts=(RunStarted, CandidateProposed, CandidateScreened, ExperimentFailed, CandidateAnalyzed),
+    facts=(RunStarted, CandidateProposed, CandidateScreened, CandidateAnalyzed),
     step=step,
 )

@@ -26,7 +26,7 @@ from evolvent_engineer.kubernetes.identity import RUN_LABEL, SELECTOR, Identity
 from evolvent_engineer.kubernetes.manifests import Manifest, experiment_job, identity_of, peer_policy
 from evolvent_engineer.kubernetes.settings import ClusterSettings, Order
 from evolvent_engineer.kubernetes.watch import Change, Listed, Listing, Seen, Watch
-from evolvent_schemas.values import RunId, SandboxTier
+from evolvent_schemas.values import RoundId, RunId, SandboxTier
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,8 @@ class KubernetesBackend:
         self._pods: dict[Identity, dict[str, Manifest]] = defaultdict(dict)
         self._patience: dict[Identity, tuple[bool, asyncio.TimerHandle]] = {}
         self._ends: asyncio.Queue[End | BaseException] = asyncio.Queue()
-        self._halted: set[RunId] = set()
+        self._launching: set[Identity] = set()
+        self._halted: set[tuple[RunId, RoundId | None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -99,17 +100,18 @@ class KubernetesBackend:
 
         Raises:
             Conflict: a Job of that name measures something else.
-            Halted: its run was halted.
+            Halted: its run was halted, or its round.
             Permanent: the server refuses the Job or its network policy.
             Transient: it did not answer, or a quota is exhausted.
         """
         if self._failure is not None:
             raise self._failure
         identity = order.identity
-        if identity.run in self._halted:
-            raise Halted(f"run {identity.run} was halted before {identity}")
+        if self._is_halted(identity):
+            raise Halted(f"nobody waits for {identity} any more")
         self._done.discard(identity)
         self._open.add(identity)  # before the Job exists, so that nothing about its pods is missed
+        self._launching.add(identity)  # and a list that does not show it yet proves nothing
         try:
             job = await self._client.create_job(experiment_job(order, self._settings))
             if pods_of(order.stage) > 1:
@@ -117,6 +119,8 @@ class KubernetesBackend:
         except EvolventError:
             self._open.discard(identity)  # should it exist all the same, the watch finds it
             raise
+        finally:
+            self._launching.discard(identity)
         await self._on_job(job)
 
     async def _let_meet(self, identity: Identity, job: Manifest) -> None:
@@ -153,23 +157,26 @@ class KubernetesBackend:
         self._forget(identity)
         await self._client.delete_job(identity.name)
 
-    def abandon(self, run: RunId, candidate: str, why: str) -> None:
-        """Remove the Jobs that still measure a candidate; each ends as the infrastructure's, for this reason."""
-        for identity in [each for each in self._open if (each.run, each.candidate) == (run, candidate)]:
-            self._give_up(identity, why)
+    async def halt(self, run: RunId, round_: RoundId | None = None) -> None:
+        """Remove all Jobs of a run, or of one round, with their pods at once, and any that shows later.
 
-    async def halt(self, run: RunId) -> None:
-        """Remove all Jobs of a run with their pods at once, and any that shows later; their ends are not reported.
+        Their ends are not reported.
 
         Raises:
             Permanent, Transient: as for `launch`.
         """
-        self._halted.add(run)
-        halted = [identity for identity in self._open if identity.run == run]
+        self._halted.add((run, round_))
+        halted = [each for each in self._open if each.run == run and round_ in {None, each.round}]
         for identity in halted:
             self._forget(identity)
-        if halted:  # a run that was halted long ago costs no request
+        if halted and round_ is None:  # a run that was halted long ago costs no request
             await self._client.delete_jobs(f"{SELECTOR},{RUN_LABEL}={run}")
+            return
+        for identity in halted:
+            await self._client.delete_job(identity.name)
+
+    def _is_halted(self, identity: Identity) -> bool:
+        return not self._halted.isdisjoint({(identity.run, None), (identity.run, identity.round)})
 
     async def close(self) -> None:
         """Stop watching; the Jobs go on. Idempotent."""
@@ -191,7 +198,7 @@ class KubernetesBackend:
     async def _on_jobs(self, change: Change) -> None:
         match change:
             case Listing():
-                self._older = frozenset(self._open)
+                self._older = frozenset(self._open - self._launching)
             case Listed(items):
                 await self._on_list(items)
             case Seen("DELETED", item):
@@ -215,7 +222,7 @@ class KubernetesBackend:
         identity = identity_of(job)
         if identity is None:
             return
-        if identity.run in self._halted:  # asked first: a halt settles what is open, and a Job may come after it
+        if self._is_halted(identity):  # asked first: a halt settles what is open, and a Job may come after it
             self._forget(identity)
             if "deletionTimestamp" not in job["metadata"]:
                 self._spawn(self._remove(identity))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from evolvent.errors import Refused
-from evolvent_schemas.values import CandidateId, RunId, StageName, canonical, sha256
+from evolvent_schemas.values import CandidateId, RoundId, RunId, StageName, canonical, sha256
 
 MANAGED = {"app.kubernetes.io/name": "experiment", "app.kubernetes.io/managed-by": "evolvent-engineer"}
 SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED.items())
@@ -53,6 +53,10 @@ class Identity:
 
     def __str__(self) -> str:
         return f"{self.run}-{self.key}"
+
+    @property
+    def round(self) -> RoundId:
+        return self.candidate.rpartition(".")[0]
 
     @property
     def key(self) -> str:

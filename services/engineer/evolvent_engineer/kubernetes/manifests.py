@@ -6,7 +6,7 @@ from typing import Any
 from evolvent_engineer.backend import pods_of
 from evolvent_engineer.kubernetes.identity import MANAGED, Identity
 from evolvent_engineer.kubernetes.settings import Box, ClusterSettings, Order
-from evolvent_schemas.values import Stage, canonical, sha256
+from evolvent_schemas.values import Digest, Stage, canonical, sha256
 
 Manifest = dict[str, Any]
 CANDIDATE = "candidate"
@@ -14,7 +14,7 @@ EVALUATOR = "evaluator"
 FETCH = "fetch"
 NOBODYS_FAULT = 75
 """Exit code of a container that could not do its part through no fault of the program or the task (EX_TEMPFAIL)."""
-DIGEST_ANNOTATION = "evolvent/manifest"
+DIGEST_ANNOTATION = "evolvent/order"
 WALL_ANNOTATION = "evolvent/wall-seconds"
 GROUPED = {"app.kubernetes.io/component": "rank"}
 """Label of pods that train together, by which their Service finds them."""
@@ -44,7 +44,7 @@ def experiment_job(order: Order, settings: ClusterSettings) -> Manifest:
         Refused: the stage asks for what is no number of pods, GPUs or CPUs.
     """
     identity = order.identity
-    job = {
+    return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
@@ -55,8 +55,6 @@ def experiment_job(order: Order, settings: ClusterSettings) -> Manifest:
         },
         "spec": _job_spec(order, settings),
     }
-    job["metadata"]["annotations"][DIGEST_ANNOTATION] = sha256(canonical(job))  # type: ignore[index]
-    return job
 
 
 def _queue_labels(settings: ClusterSettings) -> dict[str, str]:
@@ -72,7 +70,14 @@ def _annotations(order: Order) -> dict[str, str]:
         "evolvent/bundle": order.bundle,
         "evolvent/program": order.program,
         WALL_ANNOTATION: str(order.stage.limits.wall_seconds),
+        DIGEST_ANNOTATION: _digest(order),
     }
+
+
+def _digest(order: Order) -> Digest:
+    """What is measured and how; not by which image, for an engineer of another release goes on with the same Job."""
+    how = [each.model_dump(mode="json") for each in (order.spec, order.stage)]
+    return sha256(canonical([str(order.identity), order.bundle, order.program, order.metric, *how]))
 
 
 def _job_spec(order: Order, settings: ClusterSettings) -> Manifest:
@@ -118,7 +123,7 @@ def _template(order: Order, box: Box, settings: ClusterSettings) -> Manifest:
             "serviceAccountName": settings.service_account,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": 5,
+            "terminationGracePeriodSeconds": 1,  # nothing in it has anything to put away
             "securityContext": _pod_security(),
             "nodeSelector": dict(settings.node_selector),
             "tolerations": _tolerations(box, settings),
@@ -278,7 +283,7 @@ def peer_policy(job: Manifest) -> Manifest:
 
 
 def same_experiment(found: Manifest, wanted: Manifest) -> bool:
-    """Whether a stored Job was built from the same manifest; servers fill in defaults, so digests are compared."""
+    """Whether a stored Job measures the same."""
     stored = found["metadata"].get("annotations", {}).get(DIGEST_ANNOTATION)
     return bool(stored == wanted["metadata"]["annotations"][DIGEST_ANNOTATION])
 

@@ -3,11 +3,11 @@
 from evolvent.log import Log
 from evolvent_engineer.kubernetes.identity import Identity
 from evolvent_schemas import (
-    CandidateAnalyzed,
     ExperimentCompleted,
     ExperimentFailed,
     ExperimentStarted,
     Fact,
+    RoundClosed,
     RunFinished,
     RunHalted,
     filter_for,
@@ -15,7 +15,7 @@ from evolvent_schemas import (
 
 _Measurement = tuple[str, str, str, int]
 """Run, candidate, stage and seed."""
-_FACTS = (ExperimentStarted, ExperimentCompleted, ExperimentFailed, CandidateAnalyzed, RunFinished, RunHalted)
+_FACTS = (ExperimentStarted, ExperimentCompleted, ExperimentFailed, RoundClosed, RunFinished, RunHalted)
 
 
 async def unfinished(log: Log) -> set[Identity]:
@@ -39,8 +39,8 @@ def _step(latest: dict[_Measurement, Identity], fact: Fact) -> None:
             latest.pop(_measurement(fact), None)
         case ExperimentFailed(blame=blame) if blame != "infrastructure":
             latest.pop(_measurement(fact), None)
-        case CandidateAnalyzed(run=run, candidate=candidate):
-            _drop(latest, run, candidate)
+        case RoundClosed(run=run, round=round_):
+            _drop(latest, run, round_)
         case RunFinished(run=run) | RunHalted(run=run):
             _drop(latest, run, None)
 
@@ -49,6 +49,6 @@ def _measurement(fact: ExperimentStarted | ExperimentCompleted | ExperimentFaile
     return fact.run, fact.candidate, fact.stage, fact.seed
 
 
-def _drop(latest: dict[_Measurement, Identity], run: str, candidate: str | None) -> None:
-    for key in [key for key in latest if key[0] == run and candidate in {None, key[1]}]:
+def _drop(latest: dict[_Measurement, Identity], run: str, round_: str | None) -> None:
+    for key in [key for key, each in latest.items() if each.run == run and round_ in {None, each.round}]:
         del latest[key]

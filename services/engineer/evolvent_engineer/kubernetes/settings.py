@@ -64,8 +64,11 @@ class ClusterSettings(BaseSettings):
     """A pod that no node can take for so long ends the experiment; a suspended Job has no pods and waits for ever."""
     image_seconds: float = Field(default=300, gt=0)
     """A container that cannot be created for so long ends the experiment."""
-    disruptions: int = Field(default=2, ge=0)
-    """So many evictions, preemptions and lost nodes are made good by a new pod; one more ends the experiment."""
+    disruptions: int = Field(default=0, ge=0)
+    """So many evictions, preemptions and lost nodes are made good by a new pod of the same Job, which no fact tells.
+
+    One more ends the experiment, and another try of it begins. More than 0 is for nodes that come and go.
+    """
     retries: int = Field(default=2, ge=0)
     """Pods that may fail for reasons no container has an exit code for."""
     ttl_seconds: int = Field(default=86400, ge=0)

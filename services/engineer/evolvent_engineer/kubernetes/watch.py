@@ -14,6 +14,8 @@ from evolvent_engineer.kubernetes.manifests import Manifest
 log = structlog.get_logger(__name__)
 _PAUSE_SECONDS = 0.05
 """Between two watches, so that a server that ends each at once is not flooded."""
+_FAILURES = 8
+"""In a row, after which the list is asked for anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Watch:
         Raises:
             Permanent: the server refuses us; nothing more can be learnt.
         """
+        failures = 0
         while True:
             try:
                 if self._version is None:
@@ -65,13 +68,16 @@ class Watch:
                     items, self._version = await self._client.list(self._kind, self._selector)
                     yield Listed(tuple(items))
                 async for event in self._client.watch(self._kind, self._selector, self._version):
-                    self._version = event.version
+                    self._version, failures = event.version, 0
                     if change := _change(event):
                         yield change
             except Expired:
                 self._version = None
             except Transient as error:
                 log.warning("the watch is taken up again", kind=self._kind, error=str(error), delay=error.delay)
+                failures += 1
+                if failures % _FAILURES == 0:  # a restored server may never come to the version that we have seen
+                    self._version = None
                 await asyncio.sleep(error.delay)
             await asyncio.sleep(_PAUSE_SECONDS)
 
