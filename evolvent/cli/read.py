@@ -39,16 +39,18 @@ OfRun = Annotated[str | None, typer.Option("--run", help="The newest run when no
 @app.command("runs")
 def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
     """List the runs of a home."""
+    settings = settings_for(home)
 
     async def work() -> None:
-        async with reading(settings_for(home)) as platform:
-            found = [await _summarize(platform, name) for name in await runs.listed(platform)]
+        others = served(settings)
+        async with reading(settings) as platform:
+            names = await runs.listed(platform)
+            found = [_summary(await _summarize(platform, name), others=others) for name in names]
         if as_json:
-            emit([_summary(summary) for summary in found])
+            emit(found)
             return
         table = Table("run", "task", "state", "closed", "failed", "best", "started")
-        for summary in found:
-            row = _summary(summary)
+        for row in found:
             best = f"{row['best']['score']:.10g}" if row["best"] else "-"
             counts = (str(row["rounds"]["closed"]), str(row["rounds"]["failed"]))
             table.add_row(row["run"], row["task"], row["state"], *counts, best, (row["started"] or "-")[:19])
@@ -63,15 +65,24 @@ async def _summarize(platform: Platform, run: str) -> Summary:
     return summary if summary.settings else Summary(run=run, settings=await runs.settings_of(platform, run))
 
 
-def _summary(summary: Summary) -> dict[str, Any]:
+def _state(summary: Summary, *, others: bool) -> tuple[str, str]:
+    """Say how a run stands and why; what nobody serves does not go on by itself."""
+    if summary.state == "unknown":
+        return "waiting", lines.waiting(summary.run)
+    if summary.state == "running" and not others:
+        return "cut off", f"go on with: evolvent run {summary.run}"
+    return summary.state, summary.message
+
+
+def _summary(summary: Summary, *, others: bool) -> dict[str, Any]:
     assert summary.settings is not None
     best = summary.best
-    waits = summary.state == "unknown"
+    state, message = _state(summary, others=others)
     return {
         "run": summary.run,
         "task": summary.settings.task.name,
-        "state": "waiting" if waits else summary.state,
-        "message": lines.waiting(summary.run) if waits else summary.message,
+        "state": state,
+        "message": message,
         "started": summary.started.isoformat() if summary.started else None,
         "rounds": {
             "closed": summary.closed,
@@ -102,30 +113,31 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run with its candidates, or one candidate with its program."""
+    settings = settings_for(home)
 
     async def work() -> None:
-        async with reading(settings_for(home)) as platform:
+        others = served(settings)
+        async with reading(settings) as platform:
             summary = await runs.summarize(platform, run or await runs.latest(platform))
             if candidate is None:
-                _show_run(summary, as_json=as_json)
+                _show_run(summary, _summary(summary, others=others), as_json=as_json)
             else:
                 await _show_candidate(platform, summary, candidate, as_json=as_json)
 
     perform(work())
 
 
-def _show_run(summary: Summary, *, as_json: bool) -> None:
+def _show_run(summary: Summary, told: dict[str, Any], *, as_json: bool) -> None:
     members = sorted(summary.members.values(), key=_order)
     if as_json:
-        emit({**_summary(summary), "members": [_member(member) for member in members]})
+        emit({**told, "members": [_member(member) for member in members]})
         return
-    facts = _summary(summary)
     counts = (
-        f"{facts['rounds']['closed']} of {facts['rounds']['budget']} rounds closed, {facts['rounds']['failed']} failed"
+        f"{told['rounds']['closed']} of {told['rounds']['budget']} rounds closed, {told['rounds']['failed']} failed"
     )
-    console.print(f"{summary.run} · {facts['task']} · {summary.state} · {counts}")
-    if summary.message:
-        console.print(summary.message)
+    console.print(f"{summary.run} · {told['task']} · {told['state']} · {counts}")
+    if told["message"]:
+        console.print(told["message"])
     table = Table("candidate", "status", "score", "parents", "proposer", "motivation", box=None)
     for member in members:
         score = f"{member.score:.10g}" if member.score is not None else member.failure or ""
