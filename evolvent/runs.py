@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,9 @@ async def settings_of(platform: Platform, run: str) -> RunSettings:
                 | Record(fact=DirectiveIssued(request=Start(settings=settings)))
             ):
                 return settings
-    raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}; `evolvent runs` lists them")
+    near = difflib.get_close_matches(run, await listed(platform), n=1)
+    meant = f", did you mean {near[0]}?" if near else ""
+    raise Refused(f"there is no run {run!r} in {Path(platform.settings.home)}{meant}; `evolvent runs` lists them")
 
 
 async def summarize(platform: Platform, run: str) -> Summary:

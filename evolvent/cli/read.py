@@ -1,5 +1,6 @@
 """Reading commands: `runs`, `show`, `best`, `why`, `watch`, `tail`. JSON is the truth, tables are a rendering of it."""
 
+import difflib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from evolvent.population import Member
 from evolvent.programs import write_program
 from evolvent.summary import FOLD, Summary
 from evolvent.why import chain
-from evolvent_schemas import Fact, HandlingFailed, RunFinished, filter_for, subjects
+from evolvent_schemas import FACTS, DirectiveIssued, Fact, HandlingFailed, RunFinished, filter_for, subjects
 
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")]
 OfRun = Annotated[str | None, typer.Option("--run", help="The newest run when not given.")]
@@ -302,15 +303,29 @@ def tail(
     """Print the facts themselves, in log order."""
 
     async def work() -> None:
+        _check_type(kind)
         async with reading(settings_for(home)) as platform:
+            if run is not None:
+                await runs.settings_of(platform, run)
             async for record in _facts(platform, run, kind, live=follow):
                 if as_json:
                     emit_line(_envelope(record))
                 else:
-                    body = record.fact.model_dump_json(exclude={"type", "run"}, exclude_defaults=True)
-                    console.print(f"{record.time:%H:%M:%S.%f}  {record.fact.subject}  {body[:160]}")
+                    console.print(f"{record.time:%H:%M:%S.%f}  {record.fact.subject}  {_body(record.fact)[:160]}")
 
     perform(work())
+
+
+def _check_type(kind: str | None) -> None:
+    if kind is not None and kind not in FACTS:
+        near = difflib.get_close_matches(kind, FACTS, n=1, cutoff=0.0)[0]
+        raise Refused(f"no fact has the type {kind!r}, did you mean {near}? docs/facts.md lists them")
+
+
+def _body(fact: Fact) -> str:
+    """Render what is not said by default; what a directive asks for is a default of its class."""
+    brief = not isinstance(fact, DirectiveIssued)
+    return fact.model_dump_json(exclude={"type", "run"}, exclude_defaults=brief)
 
 
 async def _facts(platform: Platform, run: str | None, kind: str | None, *, live: bool) -> AsyncIterator[Record[Fact]]:
