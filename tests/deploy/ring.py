@@ -18,11 +18,11 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -225,7 +225,13 @@ async def at_work(node: Node, found: dict[str, Manifest]) -> AsyncIterator[list[
             await each.drain()
 
 
-async def carry(user: Platform, options: Options, served: list[Served]) -> list[Record[Fact]]:
+class Victim(Protocol):
+    """Whatever can be killed and comes back."""
+
+    async def kill(self) -> None: ...
+
+
+async def carry(user: Platform, options: Options, served: Sequence[Victim]) -> list[Record[Fact]]:
     """Start a run and see it to its end; after each of its rounds kill one of the roles."""
     plan = runs.Plan(task.load(options.task), 1, {"rounds": options.rounds}, {"width": options.width})
     run = await runs.start(user, plan)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from evolvent import audit, runs, task
 from evolvent.embedded import Server as NatsServer
@@ -33,6 +32,7 @@ from evolvent_schemas import (
     RunFinished,
     subjects,
 )
+from tests.deploy import ring
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
 from tests.kubernetes.fake.resources import QUOTAS
 from tests.kubernetes.kubelet import Kubelet
@@ -96,18 +96,18 @@ def engineer(platform: Platform, server: ApiServer, bus: NatsServer) -> Service[
     )
 
 
+def kubeconfig(server: ApiServer, place: Path) -> Path:
+    place.write_text(ring.kubeconfig(server.url))
+    return place
+
+
 @contextlib.asynccontextmanager
 async def engineer_process(
     server: ApiServer, bus: NatsServer, folder: Path, name: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """An engineer as it is deployed: everything from its environment and its kubeconfig."""
-    context = {"name": "c", "context": {"cluster": "k", "user": "u"}}
-    config = {"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [context]}
-    config |= {"clusters": [{"name": "k", "cluster": {"server": server.url}}]}
-    config |= {"users": [{"name": "u", "user": {"token": ADMIN_TOKEN}}]}
-    (folder / f"{name}.kubeconfig").write_text(yaml.safe_dump(config))
     environment = os.environ | {
-        "KUBECONFIG": str(folder / f"{name}.kubeconfig"),
+        "KUBECONFIG": str(kubeconfig(server, folder / f"{name}.kubeconfig")),
         "EVOLVENT_HOME": str(folder / name),
         "EVOLVENT_NATS_URL": bus.url,
         "EVOLVENT_NATS_TOKEN": bus.token,
