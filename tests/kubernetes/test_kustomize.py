@@ -146,29 +146,6 @@ def test_every_pod_passes_the_restricted_pod_security_that_both_namespaces_enfor
 
 
 @every_overlay
-def test_only_the_engineer_may_touch_jobs(overlay: str) -> None:
-    assert [] == of_kind(overlay, "ClusterRole") + of_kind(overlay, "ClusterRoleBinding")
-    (binding,), (role,) = of_kind(overlay, "RoleBinding"), of_kind(overlay, "Role")
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert "evolvent-experiments" == role["metadata"]["namespace"] == binding["metadata"]["namespace"]
-    engineer = deployments(overlay)["engineer"]
-    assert [("evolvent", pod(engineer)["serviceAccountName"])] == [
-        (s["namespace"], s["name"]) for s in binding["subjects"]
-    ]
-    with_token = {name for name, found in deployments(overlay).items() if pod(found)["automountServiceAccountToken"]}
-    assert {"engineer"} == with_token
-
-
-@every_overlay
-def test_rights_cover_exactly_what_the_client_asks(overlay: str) -> None:
-    (role,) = of_kind(overlay, "Role")
-    rights = {(rule["resources"][0], verb) for rule in role["rules"] for verb in rule["verbs"]}
-    jobs = {("jobs", verb) for verb in ("create", "get", "list", "watch", "delete", "deletecollection")}
-    pods = {("pods", verb) for verb in ("get", "list", "watch")}
-    assert jobs | pods | {("networkpolicies", "create")} == rights
-
-
-@every_overlay
 def test_both_namespaces_deny_all_traffic_by_default(overlay: str) -> None:
     policies = of_kind(overlay, "NetworkPolicy")
     denying = {
