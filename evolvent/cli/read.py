@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from evolvent import runs
 from evolvent.cli import lines, progress
@@ -33,6 +33,8 @@ from evolvent.summary import FOLD, Summary
 from evolvent.why import chain
 from evolvent_schemas import FACTS, DirectiveIssued, Fact, HandlingFailed, RunFinished, filter_for, subjects
 
+WHOLE = 1 << 20
+"""Columns that no row fills: a task's name, a motivation and a few numbers."""
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")]
 OfRun = Annotated[str | None, typer.Option("--run", help="The newest run when not given.")]
 
@@ -50,12 +52,14 @@ def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
         if as_json:
             emit(found)
             return
-        table = Table("run", "task", "state", "closed", "failed", "best", "started")
+        table = _table("run", "task", "state", "closed", "failed", "best", "started")
         for row in found:
             best = f"{row['best']['score']:.10g}" if row["best"] else "-"
             counts = (str(row["rounds"]["closed"]), str(row["rounds"]["failed"]))
-            table.add_row(row["run"], row["task"], row["state"], *counts, best, (row["started"] or "-")[:19])
-        console.print(table)
+            table.add_row(
+                row["run"], row["task"], row["state"], *counts, best, (row["started"] or "-")[:16].replace("T", " ")
+            )
+        _print(table)
 
     perform(work())
 
@@ -139,18 +143,33 @@ def _show_run(summary: Summary, told: dict[str, Any], *, as_json: bool) -> None:
     console.print(f"{summary.run} · {told['task']} · {told['state']} · {counts}")
     if told["message"]:
         console.print(told["message"])
-    table = Table("candidate", "status", "score", "parents", "proposer", "motivation", box=None)
+    table = _table("candidate", "status", "score", "parents", "proposer")
+    table.add_column("motivation", no_wrap=True, ratio=1)
+    table.expand = console.is_terminal
     for member in members:
         score = f"{member.score:.10g}" if member.score is not None else member.failure or ""
         table.add_row(
             member.candidate, member.status, score, " ".join(member.parents), member.proposer, _flat(member.motivation)
         )
-    console.print(table)
+    _print(table)
 
 
 def _order(member: Member) -> tuple[bool, int, int]:
     number, _, attempt = member.candidate.partition(".")
     return not number.startswith("h"), int(number.removeprefix("h")), int(attempt)
+
+
+def _table(*names: str) -> Table:
+    """Head columns that a narrow terminal folds and never cuts."""
+    columns = (Column(name, overflow="fold") for name in names)
+    return Table(*columns, box=None, pad_edge=False, collapse_padding=True)
+
+
+def _print(table: Table) -> None:
+    """Print a table as wide as the terminal, and a line for each row where there is none."""
+    if not console.is_terminal:
+        console.width = WHOLE
+    console.print(table)
 
 
 def _flat(text: str) -> str:
