@@ -81,7 +81,7 @@ class Depot:
             found = follow.follow(self.wire, RESULT_STREAM, [subject], until=last)
             return [(message.data, message.headers or {}) async for message, _ in found]
         except (Rejected, TimeoutError) as error:
-            raise Transient(f"the results of {identity} cannot be read: {error or 'no answer'}") from error
+            raise Transient(f"the results of {identity} cannot be read: {error}") from error
 
 
 def _fresh(one: Told, told: Mapping[int, Told], pods: int) -> Told:
