@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from evolvent_engineer.kubernetes.identity import Identity
 from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
@@ -128,3 +130,25 @@ async def test_halting_a_run_removes_its_jobs_and_pods_and_no_others(begin: Begi
     await until(lambda: 1 == len(jobs(cluster)) == len(pods(cluster)))
     assert ("r2", None) == ((end := await next_end(backend)).identity.run, end.reason)
     await no_end(backend)
+
+
+@pytest.mark.parametrize("hand", ["settle", "halt", "halt one round"])
+async def test_whoever_removes_a_job_asks_for_its_pods_to_go_too_and_at_once(
+    hand: str, begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    """An API server that is not told to keeps the pods, which would train on for nobody."""
+    backend, identity = await begin(), order().identity
+    cluster.script("*", FOREVER)
+    await backend.launch(order())
+    await until(lambda: running(cluster))
+    match hand:
+        case "settle":
+            await backend.settle(identity)
+        case "halt":
+            await backend.halt(identity.run)
+        case _:
+            await backend.halt(identity.run, identity.round)
+    await until(lambda: not jobs(cluster) and not pods(cluster))
+    wanted = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", "gracePeriodSeconds": 0}
+    assert server.deletions
+    assert all(wanted == options for _, options in server.deletions)

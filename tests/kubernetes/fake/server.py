@@ -27,7 +27,10 @@ _REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 class ApiServer:
-    """Serves one cluster on a free port of 127.0.0.1; `requests` counts by verb and resource."""
+    """Serves one cluster on a free port of 127.0.0.1.
+
+    `requests` counts by verb and resource; `deletions` holds the name, or the selector, and options of each DELETE.
+    """
 
     def __init__(self, cluster: Cluster, *, rate: float | None = 1.0, open_to_all: bool = False) -> None:
         """`rate`: simulated seconds per real second; none leaves the clock to the test.
@@ -37,6 +40,7 @@ class ApiServer:
         self.cluster = cluster
         self.faults = Faults()
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.deletions: list[tuple[str, Manifest]] = []
         self.url = ""
         self._rate = rate
         self._open_to_all = open_to_all
@@ -166,10 +170,13 @@ class ApiServer:
         return self._writer.patch(found, kind, await _body(request), request.query, _manager(request))
 
     async def _delete(self, request: web.Request, found: Target) -> Reply:
-        return self._writer.delete(found, await _options(request))
+        options = await _options(request)
+        self.deletions.append((found.name, options))
+        return self._writer.delete(found, options)
 
     async def _delete_all(self, request: web.Request, found: Target) -> Reply:
         options = await _options(request)
+        self.deletions.append((request.query.get("labelSelector", ""), options))
         listed = list_objects(self.cluster, found, request.query)
         for item in listed["items"]:
             self._writer.delete(
