@@ -16,7 +16,7 @@ from evolvent.log import Record
 from evolvent.platform import Platform
 from evolvent.summary import FOLD, Summary
 from evolvent_schemas import ROOT, DirectiveIssued, Fact, Request, RunStarted, Start, fact_id, filter_for, subjects
-from evolvent_schemas.values import Budget, Program, RunSettings
+from evolvent_schemas.values import Budget, Program, RunSettings, Stage
 
 USER = "local"
 """Who the command line speaks as."""
@@ -44,12 +44,17 @@ class Plan:
         spec = self.task.spec
         try:
             budget = Budget.model_validate(spec.budget.model_dump() | (self.budget or {}))
-            wanted = {"width": spec.width, **(self.options or {})}
+            wanted = {"width": spec.width, "round_seconds": _round_seconds(spec.stages[0]), **(self.options or {})}
             seed = new_seed() if self.seed is None else self.seed
             return RunSettings(task=spec, bundle=bundle, seed=seed, budget=budget, **wanted)
         except ValidationError as error:
             reasons = (f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
             raise Refused("; ".join(reasons)) from error
+
+
+def _round_seconds(stage: Stage) -> float:
+    """Give a round all that its seeds may take, one after the other, and an hour for everything else."""
+    return 3600.0 + stage.seeds * stage.limits.wall_seconds
 
 
 async def start(platform: Platform, plan: Plan, run: str | None = None) -> str:

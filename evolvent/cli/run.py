@@ -45,6 +45,9 @@ Seed = Annotated[int | None, typer.Option(min=0, help="The same seed makes the s
 Width = Annotated[int | None, typer.Option(min=1, help="Rounds open at once.")]
 Sampler = Annotated[str | None, typer.Option(help="How parents are chosen: random, greedy, ucb1.")]
 Hours = Annotated[float | None, typer.Option(help="Wall hours after which no round opens.")]
+RoundHours = Annotated[
+    float | None, typer.Option(help="Hours after which an open round expires; an hour more than its seeds may take.")
+]
 Usd = Annotated[float | None, typer.Option(help="Money after which no round opens.")]
 Tokens = Annotated[int | None, typer.Option(help="Model tokens after which no round opens.")]
 Name = Annotated[str | None, typer.Option("--run", help="Id of the new run; drawn when not given.")]
@@ -57,6 +60,10 @@ Models = Annotated[
 Lessons = Annotated[str | None, typer.Option(help="Who words the lessons: computed, or llm.")]
 Judge = Annotated[bool, typer.Option("--judge", help="Have a model judge each program against the baseline.")]
 EditMode = Annotated[str | None, typer.Option(help="How a model answers: edits, or rewrite.")]
+
+
+def _seconds(hours: float | None) -> float | None:
+    return None if hours is None else hours * 3600
 
 
 def _plan(
@@ -78,6 +85,7 @@ def run(
     width: Width = None,
     sampler: Sampler = None,
     hours: Hours = None,
+    round_hours: RoundHours = None,
     usd: Usd = None,
     tokens: Tokens = None,
     name: Name = None,
@@ -99,7 +107,8 @@ def run(
         if (Path(what) / "task.toml").is_file() or "/" in what:
             budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
             wishes = Wishes(proposer, model or (), lessons, judge, edit_mode)
-            plan = _plan(Path(what), seed, budget, {"width": width, "sampler": sampler}, wishes=wishes, here=True)
+            options = {"width": width, "sampler": sampler, "round_seconds": _seconds(round_hours)}
+            plan = _plan(Path(what), seed, budget, options, wishes=wishes, here=True)
         else:
             await _can_go_on(settings, what)
         return await _carry(settings, plan, name if plan else what, processes=processes, as_json=as_json)
@@ -244,6 +253,7 @@ def start(
     width: Width = None,
     sampler: Sampler = None,
     hours: Hours = None,
+    round_hours: RoundHours = None,
     usd: Usd = None,
     tokens: Tokens = None,
     name: Name = None,
@@ -260,7 +270,8 @@ def start(
     async def work() -> None:
         budget = {"rounds": rounds, "hours": hours, "usd": usd, "tokens": tokens}
         wishes = Wishes(proposer, model or (), lessons, judge, edit_mode)
-        plan = _plan(folder, seed, budget, {"width": width, "sampler": sampler}, wishes=wishes, here=False)
+        options = {"width": width, "sampler": sampler, "round_seconds": _seconds(round_hours)}
+        plan = _plan(folder, seed, budget, options, wishes=wishes, here=False)
         async with reading(settings_for(home)) as platform:
             started = await runs.start(platform, plan, name)
             begun = await runs.begun(platform, started, within=runs.ANSWER_WITHIN)
