@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from evolvent_engineer.kubernetes import client
 from evolvent_engineer.kubernetes.identity import Identity
 from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
@@ -88,6 +89,37 @@ async def test_a_new_engineer_learns_every_end_of_the_old_one(begin: Begin, clus
     new = await begin()
     ends = {(await next_end(new)).identity.candidate for _ in range(2)}
     assert {"1.0", "2.0"} == ends
+
+
+async def ended_unseen(begin: Begin, cluster: Cluster, number: int) -> set[str]:
+    """Have so many Jobs whose ends no engineer saw; returns their candidates."""
+    cluster.script("*", Script(seconds=0.1))
+    first = await begin()
+    for each in range(number):
+        await first.launch(order(each))
+    await first.close()
+    await until(lambda: all("completionTime" in job["status"] for job in jobs(cluster)))
+    return {f"{each}.0" for each in range(number)}
+
+
+@pytest.mark.parametrize("expires", [False, True])
+async def test_a_list_of_several_pages_is_read_to_its_end_or_begun_again(
+    expires: bool, begin: Begin, server: ApiServer, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Job on a later page that nobody read would be taken for one that was deleted."""
+    wanted = await ended_unseen(begin, cluster, 5)
+    monkeypatch.setattr(client, "PAGE", 2)
+    if expires:
+        server.faults.arm(Fault("status", "GET", path="jobs.*continue=", code=410))
+    lists = server.requests["list", "jobs"]
+    later = build(server.url, ADMIN_TOKEN)
+    later.expect(order(each).identity for each in range(5))
+    await later.start()
+    ends = [await next_end(later) for _ in range(5)]
+    await no_end(later)
+    await later.close()
+    assert (wanted, {None}) == ({end.identity.candidate for end in ends}, {end.reason for end in ends})
+    assert 3 + expires == server.requests["list", "jobs"] - lists
 
 
 async def test_a_job_that_vanished_while_no_engineer_lived_is_the_infrastructures(
