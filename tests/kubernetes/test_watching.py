@@ -6,6 +6,7 @@ import pytest
 
 from evolvent_engineer.kubernetes import client
 from evolvent_engineer.kubernetes.identity import Identity
+from evolvent_engineer.kubernetes.watch import _FAILURES
 from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import ADMIN_TOKEN, ApiServer, Cluster, Fault, Script
 from tests.kubernetes.fake.resources import JOBS
@@ -55,6 +56,38 @@ async def test_a_deletion_that_falls_into_a_compacted_gap_is_found_by_a_new_list
     cluster.store.remove(JOBS, NAMESPACE, order().identity.name)
     cluster.store.compact()
     assert "infrastructure" == (await next_end(backend)).reason
+
+
+async def test_a_watch_that_is_refused_for_ever_is_begun_again_with_a_list(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    """A server restored from a backup never comes to the version that we saw: "Too large resource version"."""
+    backend = await begin()
+    lists = server.requests["list", "jobs"]
+    await until(lambda: server.requests["watch", "jobs"])
+    await backend.launch(order())
+    refused = server.faults.arm(Fault("status", "GET", path="jobs.*watch=true", times=10_000, code=504))
+    server.drop_watches()
+    cluster.clock.advance(5)
+    assert (order().identity, None) == ((end := await next_end(backend)).identity, end.reason)
+    assert server.requests["list", "jobs"] > lists
+    assert 10_000 - refused.times >= _FAILURES - 1  # the watch that was dropped is the first of them
+    await no_end(backend)
+
+
+async def test_failures_of_a_watch_that_saw_something_between_them_cost_no_list(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    backend = await begin()
+    lists = server.requests["list", "jobs"]
+    cluster.script("*", Script(seconds=0.1))
+    for number in range(_FAILURES + 1):
+        watches = server.requests["watch", "jobs"]
+        server.drop_watches()
+        await until(lambda watches=watches: server.requests["watch", "jobs"] > watches)  # type: ignore[misc]
+        await backend.launch(order(number))
+        await next_end(backend)
+    assert lists == server.requests["list", "jobs"]
 
 
 async def test_a_bookmark_carries_a_quiet_watch_over_a_compaction(
