@@ -11,6 +11,7 @@ from evolvent_schemas import (
     CandidateProposed,
     CandidateScreened,
     ContextSampled,
+    DiscoveryClaimed,
     EffectRecorded,
     ExperimentCompleted,
     ExperimentFailed,
@@ -19,7 +20,11 @@ from evolvent_schemas import (
     HandlingFailed,
     KnowledgeRetrieved,
     RoundClosed,
+    RoundExhausted,
+    RoundExpired,
     RoundOpened,
+    RunFinished,
+    RunPaused,
 )
 
 
@@ -88,7 +93,7 @@ def _says(fact: Fact) -> str:  # noqa: C901, PLR0912 - one arm for each fact tha
         case KnowledgeRetrieved(found=found):
             return "found " + (", ".join(f"{one.id} ({one.score:.3g})" for one in found) or "nothing")
         case CandidateProposed() as proposed:
-            cited = f"; cites {', '.join(proposed.cited)}" if proposed.cited else ""
+            cited = f" (cites {', '.join(proposed.cited)})" if proposed.cited else ""
             return f"{proposed.candidate} by {proposed.proposer}: {proposed.motivation}{cited}"
         case CandidateScreened(candidate=name, verdict=verdict, of=of):
             return f"{name} is {verdict}" + (f" of {of}" if of else "")
@@ -100,8 +105,18 @@ def _says(fact: Fact) -> str:  # noqa: C901, PLR0912 - one arm for each fact tha
             return f"{reason}: {message[:200]}"
         case CandidateAnalyzed() as analyzed:
             return "; ".join(lesson.effect for lesson in analyzed.lessons) or f"score {analyzed.score}"
+        case DiscoveryClaimed(score=score, previous=previous):
+            return f"{score:.10g} beats every score before" + (
+                f", the best of them {previous:.10g}" if previous is not None else ""
+            )
+        case RoundExhausted(reason=reason):
+            return reason
+        case RoundExpired(open_seconds=seconds):
+            return f"open for {seconds:.0f} s"
         case RoundClosed(outcome=outcome):
             return outcome
+        case RunFinished(message=message) | RunPaused(message=message):
+            return message
         case EffectRecorded(role=role, name=name, outcome=outcome):
             return f"{role} asked {name}: {outcome}"
         case HandlingFailed(role=role, reason=reason, error=error):

@@ -4,6 +4,7 @@ import asyncio
 import sys
 import unicodedata
 from collections.abc import Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,6 +56,21 @@ Home = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DEFAULT_HOME = Path(".evolvent")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"evolvent {version('evolvent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Take what stands before a command."""
 
 
 def settings_for(home: Path, **changes: Any) -> Settings:

@@ -21,7 +21,7 @@ def _group() -> None:
 
 @group.command()
 def replay(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The newest run when not given.")] = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:

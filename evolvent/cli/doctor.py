@@ -36,6 +36,7 @@ LITTLE_ROOM, NO_ROOM = 0.1, 0.01
 """Share of the log's limit that is left."""
 EXTRAS = {"scipy": "tasks", "torch": "training"}
 """Optional packages by the extra that brings them."""
+_EXTRA = "`pip install -c constraints.txt -e '.[{}]'` where Evolvent was unpacked"
 PATIENCE = 3.0
 """Seconds a server has to answer."""
 FORWARD = "`kubectl -n evolvent port-forward svc/nats 4222` brings the cluster's here; or correct EVOLVENT_NATS_URL"
@@ -173,7 +174,7 @@ def _sandbox(settings: Settings) -> Check:
 
 def _extra(name: str, extra: str) -> Check:
     if importlib.util.find_spec(name) is None:
-        return Check(name, "warn", "not installed; some tasks need it", f"`pip install 'evolvent[{extra}]'`")
+        return Check(name, "warn", "not installed; some tasks need it", _EXTRA.format(extra))
     try:
         return Check(name, "ok", version(name))
     except PackageNotFoundError:

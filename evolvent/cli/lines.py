@@ -56,12 +56,20 @@ def distance(score: float, objective: Objective) -> str:
     return f"{abs(gap):.4g} {side} the best known {objective.best_known:.10g}"
 
 
+def _ended(finished: RunFinished) -> str:
+    """Say why a run ended and how far it came; that all rounds are closed is no reason of its own."""
+    count = (
+        f"{finished.rounds_closed} round{'s' * (finished.rounds_closed != 1)} closed, {finished.rounds_failed} failed"
+    )
+    if finished.state == "completed":
+        return count
+    return f"{finished.message.removeprefix(f'{finished.state} ')} ({count})"
+
+
 def ending(finished: RunFinished, summary: Summary, path: str | None, report: str | None = None) -> None:
     """Print how a run ended and what to do next."""
     run = finished.run
-    console.print(
-        f"\n{run} {finished.state}: {finished.message} ({finished.rounds_failed} of {finished.rounds_closed} failed)",
-    )
+    console.print(f"\n{run} {finished.state}: {_ended(finished)}")
     if summary.settings is not None and summary.baseline is not None and summary.baseline.score is not None:
         console.print(f"baseline  {summary.baseline.score:.10g}")
     if finished.best is not None and summary.settings is not None:

@@ -35,7 +35,7 @@ from evolvent_schemas import FACTS, DirectiveIssued, Fact, HandlingFailed, RunFi
 
 WHOLE = 1 << 20
 """Columns that no row fills: a task's name, a motivation and a few numbers."""
-Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")]
+Run = Annotated[str | None, typer.Argument(metavar="RUN", help="The newest run when not given.")]
 OfRun = Annotated[str | None, typer.Option("--run", help="The newest run when not given.")]
 
 
@@ -51,6 +51,9 @@ def list_runs(home: Home = DEFAULT_HOME, as_json: Json = False) -> None:
             found = [_summary(await _summarize(platform, name), others=others) for name in names]
         if as_json:
             emit(found)
+            return
+        if not found:
+            errors.print(f"there is no run in {home}; `evolvent run TASK` makes one")
             return
         table = _table("run", "task", "state", "closed", "failed", "best", "started")
         for row in found:
@@ -113,7 +116,9 @@ def _member(member: Member) -> dict[str, Any]:
 @app.command()
 def show(
     run: Run = None,
-    candidate: Annotated[str | None, typer.Argument(help="One candidate, with its program.")] = None,
+    candidate: Annotated[
+        str | None, typer.Argument(metavar="CANDIDATE", help="One candidate, with its program.")
+    ] = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +126,8 @@ def show(
     settings = settings_for(home)
 
     async def work() -> None:
+        if run and "." in run and candidate is None:
+            raise Refused(f"{run} is no run; `evolvent show RUN {run}` shows a candidate")
         others = served(settings)
         async with reading(settings) as platform:
             summary = await runs.summarize(platform, run or await runs.latest(platform))
@@ -141,7 +148,7 @@ def _show_run(summary: Summary, told: dict[str, Any], *, as_json: bool) -> None:
         f"{told['rounds']['closed']} of {told['rounds']['budget']} rounds closed, {told['rounds']['failed']} failed"
     )
     console.print(f"{summary.run} · {told['task']} · {told['state']} · {counts}")
-    if told["message"]:
+    if told["message"] and told["state"] != "completed":
         console.print(told["message"])
     table = _table("candidate", "status", "score", "parents", "proposer")
     table.add_column("motivation", no_wrap=True, ratio=1)
@@ -236,7 +243,7 @@ def best(run: Run = None, home: Home = DEFAULT_HOME, as_json: Json = False) -> N
 
 @app.command()
 def why(
-    candidate: Annotated[str, typer.Argument(help="For example 42.0.")],
+    candidate: Annotated[str, typer.Argument(metavar="CANDIDATE", help="For example 42.0.")],
     run: OfRun = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
@@ -313,7 +320,7 @@ async def _watch_json(platform: Platform, name: str) -> int:
 
 @app.command()
 def tail(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Every run when not given.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Every run when not given.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with the facts to come.")] = False,
     kind: Annotated[str | None, typer.Option("--type", help="Only facts of this type, e.g. discovery.claimed.")] = None,
     home: Home = DEFAULT_HOME,

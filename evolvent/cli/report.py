@@ -18,7 +18,7 @@ Output = Annotated[
 
 @app.command()
 def report(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The newest run when not given.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The newest run when not given.")] = None,
     output: Output = None,
     home: Home = DEFAULT_HOME,
     as_json: Json = False,

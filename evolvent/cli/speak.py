@@ -46,7 +46,7 @@ def halt(run: Run, reason: Reason = "", home: Home = DEFAULT_HOME, as_json: Json
 @app.command()
 def steer(
     run: Run,
-    text: Annotated[str, typer.Argument(help="What the designers are to mind from now on.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the designers are to mind from now on.")],
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +57,7 @@ def steer(
 @app.command()
 def submit(
     run: Run,
-    program: Annotated[Path, typer.Argument(help="A file, or a folder of files.")],
+    program: Annotated[Path, typer.Argument(metavar="PROGRAM", help="A file, or a folder of files.")],
     note: Annotated[str, typer.Option(help="What it is about.")] = "",
     home: Home = DEFAULT_HOME,
     as_json: Json = False,
