@@ -34,7 +34,8 @@ async def _probed(settings: ModelSettings) -> list[Check]:
 def _check(probe: Probe) -> Check:
     name = f"model {probe.model}"
     if probe.problem:
-        return Check(name, "fail", probe.problem, "see what the endpoint said" if probe.reachable else "is it up?")
+        mend = "see what the endpoint said" if probe.reachable else "start it, or correct EVOLVENT_MODEL_BASE_URL"
+        return Check(name, "fail", probe.problem, mend)
     measured = {"latency_seconds": probe.latency_seconds}
     seen = f"answers at {probe.base_url} after {probe.latency_seconds:.1f} s"
     lacks = [

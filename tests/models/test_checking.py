@@ -47,3 +47,11 @@ async def test_a_model_that_refuses_fails(monkeypatch: pytest.MonkeyPatch) -> No
     (check,) = await found(monkeypatch, Fails(401), name="gpt-4o", api_key="k")
     assert "fail" == check.verdict
     assert "EVOLVENT_MODEL_API_KEY" in check.seen
+
+
+async def test_an_endpoint_that_is_not_there_is_to_be_started_or_named_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (check,) = await found(monkeypatch, name="gpt-4o", api_key="k", base_url="http://127.0.0.1:9/v1")
+    assert ("fail", "start it, or correct EVOLVENT_MODEL_BASE_URL") == (check.verdict, check.mend)
+    assert "http://127.0.0.1:9/v1" in check.seen
