@@ -90,6 +90,7 @@ class ApiServer:
                     self.requests["fault", str(fault.code)] += 1
                     raise _failure(fault)
                 case "slow":
+                    await request.read()  # so that it is served though its client should be gone by then
                     await asyncio.sleep(fault.seconds)
                 case "lost_response":
                     lost = True
