@@ -175,6 +175,30 @@ async def test_a_relaunched_experiment_that_has_ended_is_reported_again(begin: B
     assert first == await next_end(backend)
 
 
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_name_that_is_free_again_may_be_launched_again_and_every_engineer_learns_its_end(
+    seen: bool, begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    """Should whoever launched it die, the other is the one to record it; also if the deletion fell into a gap."""
+    cluster.script("*", Script(seconds=0.1))
+    one, other = await begin(), await begin()
+    await one.launch(order())
+    assert order().identity == (await next_end(other)).identity
+    if seen:
+        await one.settle((await next_end(one)).identity)
+    else:
+        lists = server.requests["list", "jobs"]
+        gap = server.faults.arm(Fault("status", "GET", path="jobs.*watch=true", times=10_000, code=500))
+        server.drop_watches()
+        await one.settle((await next_end(one)).identity)
+        cluster.store.compact()
+        gap.times = 0
+        await until(lambda: server.requests["list", "jobs"] >= lists + 2)
+    await one.launch(order())
+    assert order().identity == (await next_end(other)).identity
+    await no_end(other)
+
+
 async def test_a_settled_experiment_leaves_nothing_and_is_not_reported_again(begin: Begin, cluster: Cluster) -> None:
     backend = await begin()
     await backend.launch(order())
