@@ -147,6 +147,22 @@ async def test_the_pod_that_failed_is_the_cause_and_not_those_that_are_stopped_f
     await no_end(backend)
 
 
+async def test_a_pod_that_was_stopped_and_is_seen_first_does_not_hide_the_one_that_was_the_cause(
+    begin: Begin, server: ApiServer, cluster: Cluster
+) -> None:
+    """Kubelets write in no order, and the end of the Job comes by another watch than those of its pods."""
+    backend = await begin()
+    cluster.script("*", FOREVER, Script(seconds=10, exits={"candidate": 3}), FOREVER)
+    await until(lambda: server.requests["watch", "pods"])
+    server.faults.arm(Fault("status", "GET", path="pods.*watch=true", times=10_000, code=500))
+    server.drop_watches()
+    await backend.launch(order(settings=THREE))
+    await until(lambda: len(running_pods(cluster)) == 3)
+    stopped = {"phase": "Failed", "containerStatuses": [ended("candidate", 143, end=11)]}
+    backend._on_pod(deleted(pods(cluster)[0] | {"status": stopped}, 10))
+    assert "crashed" == (await next_end(backend)).reason
+
+
 async def test_one_pod_that_finds_no_node_ends_the_experiment_though_the_others_run(
     begin: Begin, cluster: Cluster
 ) -> None:
