@@ -1,9 +1,11 @@
 """Every way in which a Job ends, and whose fault it is."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
+from evolvent_engineer.kubernetes.backend import KubernetesBackend
 from evolvent_schemas.values import FailureReason
 from tests.kubernetes.conftest import Begin
 from tests.kubernetes.fake import Cluster, Script
@@ -124,14 +126,30 @@ async def test_a_pod_no_node_takes_ends_the_experiment_in_time(begin: Begin, clu
     await until(lambda: not jobs(cluster) and not pods(cluster))
 
 
-async def test_a_pod_that_found_its_node_is_left_alone(begin: Begin, cluster: Cluster) -> None:
-    backend = await begin(pending_seconds=0.5, start_seconds=10_000)
-    cluster.script("*", Script(seconds=4))
-    await backend.launch(order(1, settings={"gpus": 8}))
-    await backend.launch(order(2, settings={"gpus": 8}))
+async def both_nodes_taken(begin: Begin, cluster: Cluster, **more: Any) -> KubernetesBackend:
+    """Have a third Job wait 0.2 s for a node."""
+    backend = await begin(start_seconds=10_000, **more)
+    cluster.script("r1-[12]-*", Script(seconds=4))
+    for number in (1, 2):
+        await backend.launch(order(number, settings={"gpus": 8}))
     await until(lambda: len(running(cluster)) == 2)
     await backend.launch(order(3, settings={"gpus": 8}))
+    return backend
+
+
+async def test_a_pod_that_found_its_node_is_left_alone(begin: Begin, cluster: Cluster) -> None:
+    """However long it runs: the time in which it had to be found is over by then."""
+    cluster.script("r1-3-*", Script(seconds=15))
+    backend = await both_nodes_taken(begin, cluster, pending_seconds=0.5)
     assert [None, None, None] == [(await next_end(backend)).reason for _ in range(3)]
+
+
+async def test_a_pod_that_found_its_node_late_has_all_the_time_for_its_image(begin: Begin, cluster: Cluster) -> None:
+    cluster.script("r1-3-*", Script(pull_error="candidate"))
+    backend = await both_nodes_taken(begin, cluster, pending_seconds=0.5, image_seconds=0.8)
+    *_, end = [await next_end(backend) for _ in range(3)]
+    assert ("3.0", "infrastructure") == (end.identity.candidate, end.reason)
+    assert "no start within 0.8 s: candidate: ErrImagePull" in end.message
 
 
 async def test_an_image_that_cannot_be_pulled_ends_the_experiment(begin: Begin, cluster: Cluster) -> None:
