@@ -146,41 +146,6 @@ def test_every_pod_passes_the_restricted_pod_security_that_both_namespaces_enfor
 
 
 @every_overlay
-def test_both_namespaces_deny_all_traffic_by_default(overlay: str) -> None:
-    policies = of_kind(overlay, "NetworkPolicy")
-    denying = {
-        found["metadata"]["namespace"]
-        for found in policies
-        if found["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    }
-    assert {"evolvent", "evolvent-experiments"} == denying
-
-
-@every_overlay
-def test_an_experiment_reaches_the_log_and_names_and_nothing_else(overlay: str) -> None:
-    policies = [
-        found for found in of_kind(overlay, "NetworkPolicy") if found["metadata"]["namespace"] == "evolvent-experiments"
-    ]
-    rules = [rule for found in policies for rule in found["spec"].get("egress", [])]
-    assert {4222, 53} == {port["port"] for rule in rules for port in rule["ports"]}
-    assert not any("ipBlock" in peer for rule in rules for peer in rule["to"])
-
-
-@every_overlay
-def test_an_experiments_names_are_answered_by_udp_alone(overlay: str) -> None:
-    """A program that trains over several pods may open TCP sockets, and must not ask the world through names."""
-    policies = of_kind(overlay, "NetworkPolicy")
-    ports = [
-        port
-        for found in policies
-        if found["metadata"]["namespace"] == "evolvent-experiments"
-        for rule in found["spec"].get("egress", [])
-        for port in rule["ports"]
-    ]
-    assert {"UDP"} == {port.get("protocol", "TCP") for port in ports if port["port"] == 53}
-
-
-@every_overlay
 def test_the_pods_of_one_experiment_have_names_before_they_are_ready(overlay: str) -> None:
     (service,) = [
         found for found in of_kind(overlay, "Service") if found["metadata"]["namespace"] == "evolvent-experiments"
