@@ -106,6 +106,22 @@ def test_every_role_is_probed_on_its_health_port(overlay: str) -> None:
 
 
 @every_overlay
+def test_a_role_may_take_minutes_to_start_and_half_a_minute_without_a_tick(overlay: str) -> None:
+    """One that replays a long log on a busy node would else be killed before it is done, and again."""
+    for found in deployments(overlay).values():
+        (container,) = pod(found)["containers"]
+        probes = (container["startupProbe"], container["livenessProbe"])
+        startup, liveness = (each["periodSeconds"] * each["failureThreshold"] for each in probes)
+        assert (startup >= 120, liveness >= 30) == (True, True)
+
+
+@every_overlay
+def test_a_new_replica_is_ready_before_an_old_one_is_stopped(overlay: str) -> None:
+    wanted = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    assert all(wanted == found["spec"]["strategy"] for found in deployments(overlay).values())
+
+
+@every_overlay
 def test_every_role_has_time_to_hand_back_what_is_in_work(overlay: str) -> None:
     for found in deployments(overlay).values():
         assert pod(found)["terminationGracePeriodSeconds"] >= Settings().ack_wait + 30
@@ -133,6 +149,7 @@ def test_every_role_has_its_own_disruption_budget(overlay: str) -> None:
     assert set(ROLES) == set(budgets)
     for role, found in deployments(overlay).items():
         assert budgets[role]["spec"]["selector"] == found["spec"]["selector"]
+        assert 1 == budgets[role]["spec"]["maxUnavailable"]
 
 
 @every_overlay
@@ -297,6 +314,24 @@ def test_the_queue_covers_every_resource_that_an_experiment_asks_for() -> None:
     (queue,) = of_kind("cluster", "ClusterQueue")
     (group,) = queue["spec"]["resourceGroups"]
     assert asked == set(group["coveredResources"]) == {r["name"] for r in group["flavors"][0]["resources"]}
+
+
+def test_the_queue_is_told_of_what_the_guide_says_it_is() -> None:
+    """A quota of none would keep every experiment waiting."""
+    (queue,) = of_kind("cluster", "ClusterQueue")
+    ((flavor,),) = [group["flavors"] for group in queue["spec"]["resourceGroups"]]
+    told = {found["name"]: found["nominalQuota"] for found in flavor["resources"]}
+    assert {"nvidia.com/gpu": 8, "cpu": 128, "memory": "1Ti", "ephemeral-storage": "1Ti"} == told
+    guide = " ".join((K8S.parent / "docs" / "cluster.md").read_text().split())
+    assert "Kueue is told of 8 GPUs, 128 CPUs, 1 TiB of memory and of disk" in guide
+
+
+@pytest.mark.parametrize(
+    ("values", "budget"), [("nats.yaml", {"enabled": True}), ("qdrant.yaml", {"enabled": True, "maxUnavailable": 1})]
+)
+def test_a_drain_takes_one_server_at_a_time_and_leaves_a_quorum(values: str, budget: Manifest) -> None:
+    """The chart of NATS allows one pod to be away unless it is told otherwise."""
+    assert budget == yaml.safe_load((K8S / "values" / values).read_text())["podDisruptionBudget"]
 
 
 def test_the_log_is_kept_three_times_and_synced_before_it_is_acknowledged() -> None:
