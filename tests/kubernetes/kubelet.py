@@ -12,7 +12,7 @@ from typing import Any
 
 Manifest = dict[str, Any]
 VOLUMES = ("task", "program", "socket", "credentials")
-_PASSED = ("PATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+_PASSED = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 _HERE = {"EVOLVENT_GROUP_HOST": "127.0.0.1"}
 """All pods are on this machine, which looks no name of a cluster up."""
 _FIELD = re.compile(r"metadata\.labels\['(?P<label>.+)'\]")
