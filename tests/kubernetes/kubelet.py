@@ -22,10 +22,14 @@ class Kubelet:
     """Init containers one after the other, the others together; what a container of a pod mounts, all of it see.
 
     A folder stands for the pod's root, each container's `/tmp` apart; `started` counts pods by their Job.
+    With `user` all containers are that user, in a user namespace of their own where root plays the kubelet: without
+    capabilities, and with root's files. Otherwise they are whoever plays it.
     """
 
-    def __init__(self, folder: Path, credentials: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, credentials: Mapping[str, str], user: int | None = None) -> None:
         self.folder = folder
+        mapped = [f"--map-user={user}", f"--map-group={user}"]
+        self._user_namespace = [] if user is None or os.geteuid() else ["unshare", "--user", *mapped]
         self.started: list[str] = []
         self.codes: list[dict[str, int]] = []
         self._credentials = credentials
@@ -35,7 +39,7 @@ class Kubelet:
         self.started.append(pod["metadata"]["labels"]["job-name"])
         root = self._root()
         spec = pod["spec"]
-        codes = {}
+        codes: dict[str, int] = {}
         for container in spec["initContainers"]:
             codes |= await self._run([container], pod, root)
         if not any(codes.values()):
@@ -74,9 +78,10 @@ class Kubelet:
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
         program, *arguments = container["command"]
         assert "python" == program
+        command = [*self._user_namespace, sys.executable, *arguments]
         with (root / f"{container['name']}.log").open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, env=passed | environment, stdout=log, stderr=log, start_new_session=True
+                *command, env=passed | environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def logs(self) -> str:

@@ -170,6 +170,42 @@ def evaluate(candidate, settings, seed):
     assert bus.token == (tmp_path / "0" / "credentials" / "token").read_text()
 
 
+ASKING = """
+import os
+from pathlib import Path
+
+def opened(path):
+    try:
+        with open(path, "rb") as found:
+            return found.read(0) == b"" and (path.endswith("mem") or b"EVOLVENT_SIGNING_KEY=" in found.read())
+    except PermissionError:
+        return False
+
+def evaluate(candidate, settings, seed):
+    candidate.call("run", seed)  # whoever answers has taken its one connection
+    process, held, asked = os.getpid(), 0, 0
+    while process > 1:
+        if b"evolvent_engineer.pod\\0evaluator" in Path(f"/proc/{process}/cmdline").read_bytes():
+            asked += 1
+            held += opened(f"/proc/{process}/mem")
+        held += opened(f"/proc/{process}/environ")
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return {"score": float(held), "asked": float(asked), "connected": float(os.path.exists(settings["socket"]))}
+"""
+
+
+async def test_a_task_that_no_landlock_holds_finds_neither_the_key_in_a_process_above_it_nor_the_channel(
+    depot: Depot, bus: Server, tmp_path: Path
+) -> None:
+    """As under gVisor, where the task's child and the evaluator are one user, to whom /proc is open."""
+    kubelet = Kubelet(tmp_path, {"token": bus.token}, user=65532)
+    where = {"socket": str(tmp_path / "0" / "socket" / "candidate")}
+    order = await place(depot, "def run(seed):\n    return 1\n", tmp_path, ASKING, settings=where)
+    outcome = await measure(depot, kubelet, order, bus, "T3")
+    assert isinstance(outcome, Completed), outcome
+    assert {"score": 0.0, "asked": 1.0, "connected": 0.0} == outcome.metrics
+
+
 async def test_progress_reaches_the_bus_at_a_bounded_rate(
     depot: Depot, platform: Platform, kubelet: Kubelet, bus: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
