@@ -46,6 +46,16 @@ async def test_launching_twice_makes_one_job(begin: Begin, cluster: Cluster) -> 
     assert 1 == len(jobs(cluster))
 
 
+async def test_an_engineer_of_another_release_goes_on_with_the_job_that_the_former_launched(
+    begin: Begin, cluster: Cluster
+) -> None:
+    await (await begin()).launch(order())
+    later = await begin(image="registry.example/experiment@sha256:" + "1" * 64)
+    await later.launch(order())
+    assert 1 == len(jobs(cluster))
+    assert None is (await next_end(later)).reason
+
+
 async def test_a_job_that_measures_something_else_is_a_conflict(begin: Begin) -> None:
     backend = await begin()
     await backend.launch(order())
