@@ -20,7 +20,7 @@ from evolvent.platform import Platform, open_platform
 from evolvent.provision import PULLED_BY
 from evolvent.service import Runner, Service
 from evolvent.settings import Settings
-from evolvent.wire import Code, Wire
+from evolvent.wire import PROVISION, Code, Wire
 
 Factory = Callable[[Platform], Service[Any]]
 LOOK_AGAIN = 0.5
@@ -74,8 +74,7 @@ async def _run(runner: Runner[Any], stop: asyncio.Event) -> None:
     role, told = runner.service.role, ""
     while not stop.is_set() and (missing := await _missing(runner.platform.wire, role)):
         if missing != told:
-            mend = "`evolvent deploy provision` as the bus user `provisioner` makes the streams"
-            await logger.awarning("role.waiting", role=role, reason=missing, mend=mend)
+            await logger.awarning("role.waiting", role=role, reason=missing, mend=f"{PROVISION} makes the streams")
         told = missing
         await asyncio.sleep(LOOK_AGAIN)
     await runner.run()

@@ -278,13 +278,10 @@ def start(
         if as_json:
             emit({"run": started, "begun": begun})
         else:
-            console.print(f"{started}\n{_next(started) if begun else lines.waiting(started)}")
+            following = f"watch it with: evolvent watch {started}" if begun else lines.waiting(started)
+            console.print(f"{started}\n{following}")
 
     perform(work())
-
-
-def _next(run: str) -> str:
-    return f"watch it with: evolvent watch {run}"
 
 
 @app.command()

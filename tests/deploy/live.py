@@ -23,12 +23,11 @@ from nats.aio.msg import Msg
 
 from evolvent import audit
 from evolvent.cli.cluster import Target, examine
-from evolvent.log import Record
-from evolvent.platform import Platform, open_platform
+from evolvent.platform import open_platform
 from evolvent.provision import ROLES
 from evolvent.settings import Settings
-from evolvent_schemas import ExperimentCompleted, ExperimentFailed, Fact, RunFinished, subjects
-from tests.deploy.ring import SYSTEM, Options, carry, lost
+from evolvent_schemas import subjects
+from tests.deploy.ring import SYSTEM, Options, carry, seen
 
 _READY_WITHIN = 300.0
 
@@ -73,8 +72,10 @@ async def work(options: Options) -> dict[str, Any]:
             await user.wire.client.subscribe(subjects.ALL_PROGRESS, cb=_counted(told))
             began = time.monotonic()
             records = await carry(user, options, [Deployed(role, api, killed) for role in ROLES])
-            found = {"unfit": unfit, "seconds": round(time.monotonic() - began, 1), "killed": dict(killed)}
-            return found | {"progress": dict(told)} | await summary(user, records, options.rounds)
+            found = seen(records, options.rounds, time.monotonic() - began)
+            replayed = (await audit.replay(user, found["run"], ROLES)).findings
+            found |= {"unfit": unfit, "killed": dict(killed), "progress": dict(told)}
+            return found | {"replay": [str(each) for each in replayed]}
 
 
 def _counted(told: Counter[str]) -> Any:
@@ -90,23 +91,6 @@ def _names(value: Any) -> Iterator[str]:
         if isinstance(each, (int, float)):
             yield name
         yield from _names(each)
-
-
-async def summary(user: Platform, records: list[Record[Fact]], rounds: int) -> dict[str, Any]:
-    facts = [record.fact for record in records]
-    measured = [fact for fact in facts if isinstance(fact, ExperimentCompleted)]
-    (end,) = [fact for fact in facts if isinstance(fact, RunFinished)]
-    replayed = await audit.replay(user, end.run, ROLES)
-    return {
-        "run": end.run,
-        "state": end.state,
-        "facts": len(facts),
-        "tiers": dict(Counter(fact.tier for fact in measured)),
-        "scores": [fact.score for fact in measured],
-        "failed": [f"{fact.reason}: {fact.message}" for fact in facts if isinstance(fact, ExperimentFailed)],
-        "lost": lost(records, rounds),
-        "replay": [str(finding) for finding in replayed.findings],
-    }
 
 
 def sound(found: dict[str, Any]) -> bool:

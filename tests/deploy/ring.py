@@ -275,28 +275,29 @@ async def work(options: Options, folder: Path) -> dict[str, Any]:
                 records = await carry(user, options, served)
             seconds = time.monotonic() - began
             replayed = (await audit.replay(user, records[0].fact.run, ROLES)).findings
-        return summary(options, node, served, records, seconds) | {"replay": [str(each) for each in replayed]}
+        return seen(records, options.rounds, seconds) | {
+            "pods": dict(Counter(json.dumps(codes) for codes in node.codes)),
+            "exits": {each.role: each.codes for each in served},
+            "ready": {each.role: each.seconds for each in served},
+            "replay": [str(each) for each in replayed],
+        }
 
 
-def summary(
-    options: Options, node: Node, served: list[Served], records: list[Record[Fact]], seconds: float
-) -> dict[str, Any]:
-    last = records[-1].fact
-    assert isinstance(last, RunFinished)
-    measured = [record.fact for record in records if isinstance(record.fact, ExperimentCompleted)]
+def seen(records: list[Record[Fact]], rounds: int, seconds: float) -> dict[str, Any]:
+    """What the log of a run shows that has ended."""
+    facts = [record.fact for record in records]
+    measured = [fact for fact in facts if isinstance(fact, ExperimentCompleted)]
+    (end,) = [fact for fact in facts if isinstance(fact, RunFinished)]
     return {
-        "state": last.state,
+        "run": end.run,
+        "state": end.state,
         "seconds": round(seconds, 1),
-        "facts": len(records),
+        "facts": len(facts),
         "measured": len(measured),
+        "tiers": dict(Counter(fact.tier for fact in measured)),
         "scores": [fact.score for fact in measured],
-        "failed": [
-            f"{fact.reason}: {fact.message}" for record in records if isinstance(fact := record.fact, ExperimentFailed)
-        ],
-        "pods": dict(Counter(json.dumps(codes) for codes in node.codes)),
-        "exits": {each.role: each.codes for each in served},
-        "ready": {each.role: each.seconds for each in served},
-        "lost": lost(records, options.rounds),
+        "failed": [f"{fact.reason}: {fact.message}" for fact in facts if isinstance(fact, ExperimentFailed)],
+        "lost": lost(records, rounds),
     }
 
 

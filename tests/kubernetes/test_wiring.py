@@ -64,6 +64,16 @@ async def kubelet(bus: NatsServer, cluster: Cluster, tmp_path: Path) -> AsyncIte
     print(found.logs())
 
 
+def failing_at_first(kubelet: Kubelet) -> Script:
+    """The first try of each experiment ends by the infrastructure; the others run."""
+
+    async def run(pod: Any) -> Mapping[str, int]:
+        first = pod["metadata"]["labels"]["evolvent/try"] == "0"
+        return {"evaluator": 75, "candidate": 0} if first else await kubelet(pod)
+
+    return Script(run=run)
+
+
 def slow_task(folder: Path) -> Path:
     (folder / "baseline").mkdir(parents=True)
     for name in ("task.toml", "brief.md", "evaluate.py"):
@@ -205,12 +215,7 @@ async def test_an_engineer_that_is_killed_in_the_middle_of_training_leaves_its_j
 async def test_a_failure_of_the_cluster_is_another_try_and_never_the_candidates(
     platform: Platform, server: ApiServer, bus: NatsServer, kubelet: Kubelet, cluster: Cluster
 ) -> None:
-
-    async def fails_at_first(pod: Any) -> Mapping[str, int]:
-        first = pod["metadata"]["labels"]["evolvent/try"] == "0"
-        return {"evaluator": 75, "candidate": 0} if first else await kubelet(pod)
-
-    cluster.script("*", Script(run=fails_at_first))
+    cluster.script("*", failing_at_first(kubelet))
     async with at_work(platform, *others(platform), engineer(platform, server, bus)):
         run = await begun(platform, rounds=1)
         end = await finished(platform, run)
@@ -323,12 +328,7 @@ async def test_another_try_needs_no_more_quota_than_the_first(
     platform: Platform, server: ApiServer, bus: NatsServer, kubelet: Kubelet, cluster: Cluster
 ) -> None:
     """A Job that has ended counts until it is removed: the next may not wait for room that this one holds."""
-
-    async def fails_at_first(pod: Any) -> Mapping[str, int]:
-        first = pod["metadata"]["labels"]["evolvent/try"] == "0"
-        return {"evaluator": 75, "candidate": 0} if first else await kubelet(pod)
-
-    cluster.script("*", Script(run=fails_at_first))
+    cluster.script("*", failing_at_first(kubelet))
     quota = {"metadata": {"name": "one", "namespace": NAMESPACE, "uid": "one"}, "spec": {"hard": {JOBS_COUNT: "1"}}}
     cluster.store.create(QUOTAS, {"kind": "ResourceQuota", "apiVersion": "v1"} | quota, "admin")
     await until(lambda: cluster.store.get(QUOTAS, NAMESPACE, "one").get("status"))
